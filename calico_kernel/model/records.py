@@ -1,0 +1,48 @@
+"""What a datastore hands out: records, listings and watch events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from calico_kernel.model.ipam import AllocationBlock, IpamConfig, IpamHandle, IpamHost, StoredBlockAffinity
+from calico_kernel.model.keys import Key
+from calico_kernel.model.meta import Resource
+
+
+@attrs.frozen(slots=True)
+class Malformed:
+    """A stored value that does not decode: counts as absent; the reason is logged, counted and shown."""
+
+    reason: str
+    raw: bytes
+
+
+Value = Resource | AllocationBlock | StoredBlockAffinity | IpamHandle | IpamConfig | IpamHost
+
+
+@attrs.frozen(slots=True)
+class Record:
+    """``revision`` is opaque; compare for equality only."""
+
+    key: Key
+    value: Value | Malformed
+    revision: str
+
+
+@attrs.frozen(slots=True)
+class Listing:
+    """Everything that matched, and the revision to watch from."""
+
+    records: Sequence[Record]
+    revision: str
+
+
+@attrs.frozen(slots=True)
+class Event:
+    """``record`` None means deleted."""
+
+    key: Key
+    record: Record | None
+    revision: str

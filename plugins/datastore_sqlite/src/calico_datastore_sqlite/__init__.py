@@ -1,0 +1,1 @@
+"""Embedded datastore for Calico Kernel: one SQLite file, watched across processes."""

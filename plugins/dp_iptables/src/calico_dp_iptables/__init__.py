@@ -1,0 +1,1 @@
+"""Policy enforcement for Calico Kernel with iptables and ipset."""

@@ -1,0 +1,1 @@
+"""VXLAN and unencapsulated cluster routes for Calico Kernel."""

@@ -1,0 +1,1 @@
+"""Calico's block IPAM on any datastore plugin of Calico Kernel."""
