@@ -7,4 +7,8 @@ from calico_kernel.hookspecs import PluginInfo, hookimpl
 
 @hookimpl
 def calico_plugin() -> PluginInfo:
-    return PluginInfo(summary="CNI plugin for Calico Kernel: a tiny executable and the service behind it in the node agent", hook_api=(1, 0), distribution="calico-cni")
+    return PluginInfo(
+        summary="CNI plugin for Calico Kernel: a tiny executable and the service behind it in the node agent",
+        hook_api=(1, 0),
+        distribution="calico-cni",
+    )

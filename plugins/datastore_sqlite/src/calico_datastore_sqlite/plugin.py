@@ -7,4 +7,8 @@ from calico_kernel.hookspecs import PluginInfo, hookimpl
 
 @hookimpl
 def calico_plugin() -> PluginInfo:
-    return PluginInfo(summary="Embedded datastore for Calico Kernel: one SQLite file, watched across processes", hook_api=(1, 0), distribution="calico-datastore-sqlite")
+    return PluginInfo(
+        summary="Embedded datastore for Calico Kernel: one SQLite file, watched across processes",
+        hook_api=(1, 0),
+        distribution="calico-datastore-sqlite",
+    )

@@ -7,4 +7,8 @@ from calico_kernel.hookspecs import PluginInfo, hookimpl
 
 @hookimpl
 def calico_plugin() -> PluginInfo:
-    return PluginInfo(summary="Policy enforcement for Calico Kernel with iptables and ipset", hook_api=(1, 0), distribution="calico-dp-iptables")
+    return PluginInfo(
+        summary="Policy enforcement for Calico Kernel with iptables and ipset",
+        hook_api=(1, 0),
+        distribution="calico-dp-iptables",
+    )

@@ -7,4 +7,8 @@ from calico_kernel.hookspecs import PluginInfo, hookimpl
 
 @hookimpl
 def calico_plugin() -> PluginInfo:
-    return PluginInfo(summary="VXLAN and unencapsulated cluster routes for Calico Kernel", hook_api=(1, 0), distribution="calico-encap-vxlan")
+    return PluginInfo(
+        summary="VXLAN and unencapsulated cluster routes for Calico Kernel",
+        hook_api=(1, 0),
+        distribution="calico-encap-vxlan",
+    )

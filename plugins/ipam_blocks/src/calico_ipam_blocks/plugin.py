@@ -7,4 +7,8 @@ from calico_kernel.hookspecs import PluginInfo, hookimpl
 
 @hookimpl
 def calico_plugin() -> PluginInfo:
-    return PluginInfo(summary="Calico's block IPAM on any datastore plugin of Calico Kernel", hook_api=(1, 0), distribution="calico-ipam-blocks")
+    return PluginInfo(
+        summary="Calico's block IPAM on any datastore plugin of Calico Kernel",
+        hook_api=(1, 0),
+        distribution="calico-ipam-blocks",
+    )
