@@ -1,7 +1,7 @@
 """The whole contract between the kernel and its plugins, on one page.
 
-A plugin is a module named by an entry point: group ``calico.<family>``, name = the word in the config file. It implements
-``calico_plugin`` and at least one other hook below with ``hookimpl``. Capability hooks are factories for the abstract
+A plugin is a module named by an entry point: group ``calico.<family>``, name = the word in the config file. It
+implements ``calico_plugin`` and at least one other hook below with ``hookimpl``. Capability hooks are factories for the abstract
 classes at the end of the page; extension hooks may have any number of answers. The module must import nothing heavy:
 ``calicoctl`` loads it too.
 """
@@ -46,8 +46,8 @@ hookimpl = pluggy.HookimplMarker("calico")
 
 @attrs.frozen(kw_only=True)
 class PluginInfo:
-    """hook_api: the version it was written for. settings: a ``msgspec.Struct`` (frozen, kw_only, forbid_unknown_fields)
-    whose fields, defaults and docstring are the plugin's settings; None for a plugin without any."""
+    """hook_api: the version it was written for. settings: a ``msgspec.Struct`` (frozen, kw_only,
+    forbid_unknown_fields) whose fields, defaults and docstring are the plugin's settings; None for a plugin without any."""
 
     summary: str
     hook_api: tuple[int, int]
@@ -199,8 +199,8 @@ class HealthCheck:
     check: Callable[[], Health]
 
 
-class EndpointObserver(abc.ABC):
-    """Called from the thread that handles the change; an exception other than CalicoError is logged and ignored."""
+class EndpointObserver:
+    """Override what you need. Called from the thread that handles the change; an exception other than CalicoError is logged and ignored."""
 
     def creating(self, endpoint: Resource) -> Resource:
         """Before a workload endpoint is first written. Returns it, changed or not; raises CalicoError to refuse it."""
@@ -254,8 +254,8 @@ class Watch(abc.ABC):
 
 class Datastore(abc.ABC):
     """Typed records with revisions. Thread-safe. Every method may raise DatastoreUnavailable (retryable: nothing was
-    written, or the write may have happened and a re-read tells). Values are the structs of ``calico_kernel.model``; what
-    does not decode comes back as ``Malformed``. ``metadata.resourceVersion`` is never stored; it is filled on read."""
+    written, or the write may have happened and a re-read tells). Values are the structs of ``calico_kernel.model``;
+    what does not decode comes back as ``Malformed``. ``metadata.resourceVersion`` is never stored; it is filled on read."""
 
     @abc.abstractmethod
     def create(self, key: Key, value: Value) -> Record:

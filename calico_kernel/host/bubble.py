@@ -1,7 +1,7 @@
 """A private world for a process: its own user, PID, mount and network namespaces, in which it is root.
 
-Needs no root where the system allows user namespaces. Nothing inside can touch the machine's network, and when the first
-process inside dies, even by -9, the kernel clears all of it away.
+Needs no root where the system allows user namespaces. Nothing inside can touch the machine's network, and when the
+first process inside dies, even by -9, the kernel clears all of it away.
 
     python -m calico_kernel.host.bubble COMMAND [ARGUMENT...]
 """

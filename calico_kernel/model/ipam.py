@@ -1,4 +1,4 @@
-"""IPAM records as they are stored (blocks, affinities, handles, configuration) and the requests made of an IPAM plugin."""
+"""IPAM records as they are stored (blocks, affinities, handles, configuration) and what is asked of an IPAM plugin."""
 
 from __future__ import annotations
 
