@@ -1,9 +1,9 @@
 """The whole contract between the kernel and its plugins, on one page.
 
 A plugin is a module named by an entry point: group ``calico.<family>``, name = the word in the config file. It
-implements ``calico_plugin`` and at least one other hook below with ``hookimpl``. Capability hooks are factories for the abstract
-classes at the end of the page; extension hooks may have any number of answers. The module must import nothing heavy:
-``calicoctl`` loads it too.
+implements ``calico_plugin`` and at least one other hook below with ``hookimpl``. Capability hooks are factories for the
+abstract classes at the end of the page; extension hooks may have any number of answers. The module must import nothing
+heavy: ``calicoctl`` loads it too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ hookimpl = pluggy.HookimplMarker("calico")
 @attrs.frozen(kw_only=True)
 class PluginInfo:
     """hook_api: the version it was written for. settings: a ``msgspec.Struct`` (frozen, kw_only,
-    forbid_unknown_fields) whose fields, defaults and docstring are the plugin's settings; None for a plugin without any."""
+    forbid_unknown_fields) whose fields, defaults and docstring are the plugin's settings; None for a plugin
+    without any."""
 
     summary: str
     hook_api: tuple[int, int]
@@ -57,7 +58,7 @@ class PluginInfo:
 
 @attrs.frozen(kw_only=True)
 class Services:
-    """What a factory may use. The kernel fills in what exists at that moment (a datastore factory gets no datastore)."""
+    """What a factory may use. The kernel fills in what exists by then: a datastore factory gets no datastore."""
 
     node: str
     log: logging.Logger
@@ -200,7 +201,8 @@ class HealthCheck:
 
 
 class EndpointObserver:
-    """Override what you need. Called from the thread that handles the change; an exception other than CalicoError is logged and ignored."""
+    """Override what you need. Called from the thread that handles the change; an exception other than CalicoError
+    is logged and ignored."""
 
     def creating(self, endpoint: Resource) -> Resource:
         """Before a workload endpoint is first written. Returns it, changed or not; raises CalicoError to refuse it."""
@@ -255,7 +257,8 @@ class Watch(abc.ABC):
 class Datastore(abc.ABC):
     """Typed records with revisions. Thread-safe. Every method may raise DatastoreUnavailable (retryable: nothing was
     written, or the write may have happened and a re-read tells). Values are the structs of ``calico_kernel.model``;
-    what does not decode comes back as ``Malformed``. ``metadata.resourceVersion`` is never stored; it is filled on read."""
+    what does not decode comes back as ``Malformed``. ``metadata.resourceVersion`` is never stored; it is filled
+    on read."""
 
     @abc.abstractmethod
     def create(self, key: Key, value: Value) -> Record:
