@@ -68,8 +68,12 @@ class Services:
     ipam: Ipam | None = None
     request_apply: Callable[[], None] = lambda: None
     """Ask the agent for an apply of this plugin soon: drift was seen, a device appeared. Any thread; coalesces."""
-    await_programmed: Callable[[WorkloadEndpointId, float], bool] = lambda _endpoint, _timeout_s: False
-    """Wait until the dataplane has programmed a local workload endpoint; False when ``timeout_s`` passed."""
+    admit_endpoint: Callable[[Resource], Resource] = lambda endpoint: endpoint
+    """Show a workload endpoint to every endpoint observer before it is first written. Returns it, perhaps changed;
+    raises CalicoError when one refuses."""
+    await_programmed: Callable[[WorkloadEndpointId, str, float], bool] = lambda _endpoint, _revision, _timeout_s: False
+    """Wait until the dataplane enforces a local workload endpoint as stored at ``revision`` (of its record); False when
+    the timeout in seconds passed."""
 
 
 @hookspec
