@@ -8,7 +8,7 @@ Owns:  nothing. Plugin settings stay undecoded here: only the plugin knows their
 
 from __future__ import annotations
 
-from calico_kernel.config.load import DEFAULT_PATH, Config, PluginChoice, load
+from calico_kernel.config.reading import DEFAULT_PATH, Config, PluginChoice, load
 from calico_kernel.config.settings import AgentSettings
 from calico_kernel.config.source import Located, Origin
 

@@ -1,6 +1,6 @@
 """Settings of the kernel itself: the ``agent:`` section of the configuration file.
 
-In:    the section's values, from ``calico_kernel.config.load``.
+In:    the section's values, from ``calico_kernel.config.reading``.
 Out:   one frozen ``AgentSettings``, to the agent, the shims and the tools.
 """
 

@@ -1,7 +1,7 @@
 """YAML values that remember the line they stand on, so that every configuration error can point at it.
 
 In:    the text of a configuration file.
-Out:   a tree of ``Located`` values, to ``calico_kernel.config.load``.
+Out:   a tree of ``Located`` values, to ``calico_kernel.config.reading``.
 """
 
 from __future__ import annotations

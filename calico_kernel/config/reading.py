@@ -51,6 +51,8 @@ class PluginChoice:
     key: str
     prefix: str
     """Start of the names of its variables, e.g. ``CALICO_DATASTORE_``."""
+    variables: Mapping[str, str] = attrs.field(factory=dict)
+    """Those of them that are set."""
 
     @property
     def name(self) -> str:
@@ -96,10 +98,26 @@ def load(path: str | None = None, environment: Mapping[str, str] | None = None) 
         path=used,
         node=node,
         agent=agent,
-        plugins=tuple(choice for choice in plugins if choice is not None),
+        plugins=_with_variables([choice for choice in plugins if choice is not None], ours),
         origins=origins,
         environment=ours,
     )
+
+
+def _with_variables(choices: Sequence[PluginChoice], environment: Mapping[str, str]) -> tuple[PluginChoice, ...]:
+    """Hand each variable to the plugin it belongs to; one that belongs to none is refused."""
+    owned: dict[str, dict[str, str]] = {choice.prefix: {} for choice in choices}
+    for variable, text in environment.items():
+        if not variable.startswith(tuple(f"CALICO_{key.upper()}_" for key in (*SINGLE, *MANY))):
+            continue
+        prefix = max((prefix for prefix in owned if variable.startswith(prefix)), key=len, default="")
+        if not prefix:
+            raise ConfigError(
+                what=f"environment {variable}: no plugin that reads it is chosen",
+                todo="unset it, or choose the plugin it is meant for",
+            )
+        owned[prefix][variable] = text
+    return tuple(attrs.evolve(choice, variables=owned[choice.prefix]) for choice in choices)
 
 
 def _read(path: str, *, must_exist: bool) -> Located | None:
@@ -222,7 +240,7 @@ def _plugin(key: str, given: Located) -> tuple[str, Located, Origin]:
     if isinstance(value, dict):
         word = value.get("plugin")
         if word is None:
-            close = did_you_mean("plugin", value)
+            close = next((f"; is {name!r} meant as 'plugin'?" for name in value if did_you_mean(name, ["plugin"])), "")
             raise ConfigError(
                 what=f"{origin}: {key} does not say which plugin{close}", todo=f"write `{key}: {{plugin: WORD, ...}}`"
             )
