@@ -8,6 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 import attrs
 from msgspec import Struct, field
 
+from calico_kernel.model.meta import always, always_map
+
 Address = IPv4Address | IPv6Address
 
 
@@ -20,7 +22,7 @@ class BlockAttributes(Struct, frozen=True, kw_only=True, omit_defaults=True):
     released_at: str | None = field(default=None, name="releasedAt")
 
 
-class AllocationBlock(Struct, frozen=True, kw_only=True):
+class AllocationBlock(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One block of addresses: the single authority on who holds each of them (Calico: ``AllocationBlock``).
 
     allocations:  one entry for each address: None, or an index into ``attributes``.
@@ -28,14 +30,14 @@ class AllocationBlock(Struct, frozen=True, kw_only=True):
     """
 
     cidr: str
-    affinity: str | None = None
+    affinity: str | None = always(None)
     affinity_claim_time: str | None = None
-    allocations: tuple[int | None, ...] = ()
-    unallocated: tuple[int, ...] = ()
-    attributes: tuple[BlockAttributes, ...] = ()
-    sequence_number: int = field(default=0, name="sequenceNumber")
-    sequence_number_for_allocation: dict[str, int] = field(default_factory=dict, name="sequenceNumberForAllocation")
-    deleted: bool = False
+    allocations: tuple[int | None, ...] = always(())
+    unallocated: tuple[int, ...] = always(())
+    attributes: tuple[BlockAttributes, ...] = always(())
+    sequence_number: int = always(0, name="sequenceNumber")
+    sequence_number_for_allocation: dict[str, int] = always_map(name="sequenceNumberForAllocation")
+    deleted: bool = always(False)
 
 
 class StoredBlockAffinity(Struct, frozen=True, kw_only=True):

@@ -1,11 +1,20 @@
 """Identities of stored records, and their paths (byte for byte Calico's etcd keys).
 
-``path(key)`` and ``parse(path)`` are inverses; ``prefix(query)`` is what a store lists to answer a query.
+``path(key)`` and ``parse(path)`` are inverses; ``prefix(query)`` is what a store lists to answer a query, and
+``matches(query, key)`` decides of what it then finds. A ``/`` or ``%`` inside a name (Calico allows neither) is written
+``%2f``, ``%25``, so that no name, whoever chose it, can reach into another record's path.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
+
+from calico_kernel.model.kinds import KINDS, PLURALS
+
+if TYPE_CHECKING:
+    from calico_kernel.model.meta import Resource
 
 
 class ResourceKey(Struct, frozen=True, order=True):
@@ -70,3 +79,135 @@ class IpamConfigQuery(Struct, frozen=True):
 
 
 Query = ResourceQuery | BlockQuery | BlockAffinityQuery | HandleQuery | IpamConfigQuery
+
+ROOT = "/calico/"
+_RESOURCES = "/calico/resources/v3/projectcalico.org/"
+_IPAM = "/calico/ipam/v2/"
+_BLOCKS = "/calico/ipam/v2/assignment/"
+_HANDLES = "/calico/ipam/v2/handle/"
+_CONFIG = "/calico/ipam/v2/config"
+_AFFINITY_TYPES = ("host", "virtual")
+
+
+def key_of(resource: Resource) -> ResourceKey:
+    """The key under which ``resource`` is stored."""
+    meta = resource.metadata
+    return ResourceKey(resource.kind, meta.namespace if resource.namespaced else "", meta.name)
+
+
+def path(key: Key) -> str:
+    """Where a record is stored. Raises KeyError for a kind that is not registered."""
+    if isinstance(key, ResourceKey):
+        info = KINDS[key.kind]
+        if info.namespaced:
+            return f"{_RESOURCES}{info.plural}/{_escape(key.namespace)}/{_escape(key.name)}"
+        return f"{_RESOURCES}{info.plural}/{_escape(key.name)}"
+    if isinstance(key, BlockKey):
+        return f"{_BLOCKS}ipv{_version(key.cidr)}/block/{key.cidr.replace('/', '-')}"
+    if isinstance(key, BlockAffinityKey):
+        return f"{_IPAM}{key.type}/{_escape(key.owner)}/ipv{_version(key.cidr)}/block/{key.cidr.replace('/', '-')}"
+    if isinstance(key, HandleKey):
+        return _HANDLES + _escape(key.handle)
+    if isinstance(key, IpamHostKey):
+        return f"{_IPAM}host/{_escape(key.node)}"
+    return _CONFIG
+
+
+def parse(path: str) -> Key | None:
+    """The key of a stored path; None for a path that is not one of ours (another program's, an unknown kind)."""
+    if path.startswith(_RESOURCES):
+        parts = path[len(_RESOURCES) :].split("/")
+        info = PLURALS.get(parts[0])
+        if info is None or len(parts) != (3 if info.namespaced else 2) or not all(parts):
+            return None
+        if info.namespaced:
+            return ResourceKey(info.kind, _unescape(parts[1]), _unescape(parts[2]))
+        return ResourceKey(info.kind, "", _unescape(parts[1]))
+    if not path.startswith(_IPAM):
+        return None
+    return _parse_ipam(path)
+
+
+def _parse_ipam(path: str) -> Key | None:
+    if path == _CONFIG:
+        return IpamConfigKey()
+    match path[len(_IPAM) :].split("/"):
+        case ["assignment", family, "block", text] if (cidr := _cidr(family, text)) is not None:
+            return BlockKey(cidr)
+        case ["handle", handle] if handle:
+            return HandleKey(_unescape(handle))
+        case ["host", node] if node:
+            return IpamHostKey(_unescape(node))
+        case [kind, owner, family, "block", text] if kind in _AFFINITY_TYPES and owner:
+            cidr = _cidr(family, text)
+            return None if cidr is None else BlockAffinityKey(kind, _unescape(owner), cidr)
+    return None
+
+
+def prefix(query: Query) -> str:
+    """The longest path prefix that every match of ``query`` has."""
+    if isinstance(query, ResourceQuery):
+        info = KINDS[query.kind]
+        base = f"{_RESOURCES}{info.plural}/"
+        if not info.namespaced:
+            return base + _escape(query.name_prefix)
+        return base if query.namespace is None else f"{base}{_escape(query.namespace)}/{_escape(query.name_prefix)}"
+    if isinstance(query, BlockQuery):
+        return _BLOCKS if query.version is None else f"{_BLOCKS}ipv{query.version}/"
+    if isinstance(query, BlockAffinityQuery):
+        if query.type is None:
+            return _IPAM
+        if query.owner is None:
+            return f"{_IPAM}{query.type}/"
+        family = "" if query.version is None else f"{query.version}/"
+        return f"{_IPAM}{query.type}/{_escape(query.owner)}/ipv{family}"
+    return _HANDLES if isinstance(query, HandleQuery) else _CONFIG
+
+
+def matches(query: Query, key: Key) -> bool:
+    """Whether a record with ``key`` answers ``query``."""
+    if isinstance(query, ResourceQuery):
+        return (
+            isinstance(key, ResourceKey)
+            and key.kind == query.kind
+            and (query.namespace is None or key.namespace == query.namespace)
+            and key.name.startswith(query.name_prefix)
+        )
+    if isinstance(query, BlockQuery):
+        return isinstance(key, BlockKey) and query.version in (None, _version(key.cidr))
+    if isinstance(query, BlockAffinityQuery):
+        return (
+            isinstance(key, BlockAffinityKey)
+            and query.type in (None, key.type)
+            and query.owner in (None, key.owner)
+            and query.version in (None, _version(key.cidr))
+        )
+    return isinstance(key, HandleKey if isinstance(query, HandleQuery) else IpamConfigKey)
+
+
+def _version(cidr: str) -> int:
+    return 6 if ":" in cidr else 4
+
+
+def _cidr(family: str, text: str) -> str | None:
+    """``10.65.0.0-26`` as a CIDR, if it is one of that family in canonical form."""
+    from ipaddress import ip_network
+
+    cidr = "/".join(text.rsplit("-", 1))
+    try:
+        network = ip_network(cidr)
+    except ValueError:
+        return None
+    return cidr if family == f"ipv{network.version}" and str(network) == cidr else None
+
+
+def _escape(name: str) -> str:
+    if "/" in name or "%" in name:
+        return name.replace("%", "%25").replace("/", "%2f")
+    return name
+
+
+def _unescape(text: str) -> str:
+    if "%" in text:
+        return text.replace("%2f", "/").replace("%2F", "/").replace("%25", "%")
+    return text

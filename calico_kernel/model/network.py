@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import field
 
-from calico_kernel.model.meta import Resource, Wire
-from calico_kernel.model.policy import ConditionsStatus
+from calico_kernel.model.meta import ConditionsStatus, Resource, Wire, always, always_map
+from calico_kernel.model.types import Cidr, Must, Selector
 
 EncapMode = Literal["", "Never", "Always", "CrossSubnet"]
+AllowedUse = Annotated[str, Must(one_of=("Workload", "Tunnel", "LoadBalancer"))]
 
 
 class IPPoolSpec(Wire):
-    cidr: str = ""
+    cidr: Annotated[str, Must(format="cidr", required=True, max_len=48)] = always("")
     vxlan_mode: EncapMode = ""
     ipip_mode: EncapMode = ""
     nat_outgoing: bool = False
     disabled: bool = False
     disable_bgp_export: bool = field(default=False, name="disableBGPExport")
-    block_size: int = 0
-    node_selector: str = ""
-    namespace_selector: str = ""
-    allowed_uses: tuple[str, ...] = ()
-    assignment_mode: str | None = None
+    block_size: Annotated[int, Must(ge=0, le=128)] = 0
+    node_selector: Selector = ""
+    namespace_selector: Selector = ""
+    allowed_uses: Annotated[tuple[AllowedUse, ...], Must(max_items=10, unique=True)] = ()
+    assignment_mode: Annotated[str | None, Must(one_of=("Automatic", "Manual"))] = None
 
 
 class IPPool(Resource, tag="IPPool"):
@@ -33,7 +34,7 @@ class IPPool(Resource, tag="IPPool"):
 
 
 class IPReservationSpec(Wire):
-    reserved_cidrs: tuple[str, ...] = field(default=(), name="reservedCIDRs")
+    reserved_cidrs: Annotated[tuple[Cidr, ...], Must(unique=True)] = field(default=(), name="reservedCIDRs")
 
 
 class IPReservation(Resource, tag="IPReservation"):
@@ -42,11 +43,13 @@ class IPReservation(Resource, tag="IPReservation"):
 
 
 class IPAMConfigurationSpec(Wire):
-    strict_affinity: bool = False
-    auto_allocate_blocks: bool = True
-    max_blocks_per_host: int = 0
-    kube_virt_vm_address_persistence: str | None = field(default=None, name="kubeVirtVMAddressPersistence")
-    ip_cooldown_seconds: int = 0
+    strict_affinity: bool = always(False)
+    max_blocks_per_host: Annotated[int, Must(ge=0, le=1000000)] = 0
+    auto_allocate_blocks: bool = always(True)
+    kube_virt_vm_address_persistence: Annotated[str | None, Must(one_of=("Enabled", "Disabled"))] = field(
+        default=None, name="kubeVirtVMAddressPersistence"
+    )
+    ip_cooldown_seconds: Annotated[int, Must(ge=0, le=1200)] = 0
 
 
 class IPAMConfiguration(Resource, tag="IPAMConfiguration"):
@@ -55,11 +58,13 @@ class IPAMConfiguration(Resource, tag="IPAMConfiguration"):
 
 
 class BlockAffinitySpec(Wire):
-    state: str = ""
-    node: str = ""
+    """``deleted`` is text ("true", "false") where it is stored; ``codec`` translates, memory holds a bool."""
+
+    state: Annotated[str, Must(one_of=("confirmed", "pending", "pendingDeletion"))] = always("")
+    node: str = always("")
     type: str = ""
-    cidr: str = ""
-    deleted: str | bool = False
+    cidr: Annotated[str, Must(format="cidr", required=True)] = always("")
+    deleted: str | bool = always(False)
 
 
 class BlockAffinity(Resource, tag="BlockAffinity"):
@@ -67,8 +72,39 @@ class BlockAffinity(Resource, tag="BlockAffinity"):
     plural: ClassVar[str] = "blockaffinities"
 
 
+class IPAMBlockSpec(Wire):
+    """A block as the Kubernetes datastore holds it; elsewhere ``ipam.AllocationBlock``."""
+
+    cidr: str = always("")
+    affinity: str | None = None
+    affinity_claim_time: str | None = None
+    allocations: tuple[int | None, ...] = always(())
+    unallocated: tuple[int, ...] = always(())
+    attributes: tuple[dict[str, str | dict[str, str] | None], ...] = always(())
+    sequence_number: int = always(0)
+    sequence_number_for_allocation: dict[str, int] = always_map()
+    deleted: bool = always(False)
+    strict_affinity: bool = always(False)
+
+
+class IPAMBlock(Resource, tag="IPAMBlock"):
+    spec: IPAMBlockSpec = field(default_factory=IPAMBlockSpec)
+    plural: ClassVar[str] = "ipamblocks"
+
+
+class IPAMHandleSpec(Wire):
+    handle_id: str = always("", name="handleID")
+    block: dict[str, int] = always_map()
+    deleted: bool = always(False)
+
+
+class IPAMHandle(Resource, tag="IPAMHandle"):
+    spec: IPAMHandleSpec = field(default_factory=IPAMHandleSpec)
+    plural: ClassVar[str] = "ipamhandles"
+
+
 class NetworkSetSpec(Wire):
-    nets: tuple[str, ...] = ()
+    nets: Annotated[tuple[Cidr, ...], Must(unique=True)] = ()
 
 
 class NetworkSet(Resource, tag="NetworkSet"):

@@ -2,85 +2,131 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import field
 
-from calico_kernel.model.meta import Resource, Wire
+from calico_kernel.model.meta import Condition, ConditionsStatus, Resource, Wire, always
+from calico_kernel.model.types import Annotations, Labels, Must, Name, Net, Port, Protocol, Selector
+
+__all__ = [
+    "Action",
+    "Condition",
+    "ConditionsStatus",
+    "EntityRule",
+    "GlobalNetworkPolicy",
+    "GlobalNetworkPolicySpec",
+    "HttpMatch",
+    "HttpPath",
+    "IcmpFields",
+    "LabelSelector",
+    "LabelSelectorRequirement",
+    "NetworkPolicy",
+    "NetworkPolicySpec",
+    "PolicyType",
+    "Port",
+    "Profile",
+    "ProfileSpec",
+    "Protocol",
+    "Rule",
+    "RuleMetadata",
+    "ServiceAccountMatch",
+    "ServiceMatch",
+    "StagedGlobalNetworkPolicy",
+    "StagedGlobalNetworkPolicySpec",
+    "StagedKubernetesNetworkPolicy",
+    "StagedKubernetesNetworkPolicySpec",
+    "StagedNetworkPolicy",
+    "StagedNetworkPolicySpec",
+    "Tier",
+    "TierSpec",
+]
 
 Action = Literal["Allow", "Deny", "Log", "Pass"]
 PolicyType = Literal["Ingress", "Egress"]
-Protocol = str | int
-"""``TCP`` ``UDP`` ``ICMP`` ``ICMPv6`` ``SCTP`` ``UDPLite`` or 1-255."""
-Port = int | str
-"""A number, ``"80:90"`` (inclusive), or the name of an endpoint's port."""
+Order = int | float | None
+"""Position in the tier; None comes last."""
+
+StagedAction = Annotated[str, Must(one_of=("Set", "Delete", "Learn", "Ignore"))]
+PolicyTypes = Annotated[tuple[PolicyType, ...], Must(unique=True, min_items=1, max_items=2)]
+Hints = Annotated[tuple[Annotated[str, Must(one_of=("AssumeNeededOnEveryNode",))], ...], Must(unique=True)]
+RuleNets = Annotated[tuple[Net, ...], Must(max_items=256)]
+RulePorts = Annotated[tuple[Port, ...], Must(max_items=50)]
+ServiceName = Annotated[str, Must(format="name", max_len=253)]
+PathText = Annotated[str, Must(max_len=1024)]
 
 
 class IcmpFields(Wire):
-    type: int | None = None
-    code: int | None = None
+    type: Annotated[int | None, Must(ge=0, le=254)] = None
+    code: Annotated[int | None, Must(ge=0, le=255)] = None
 
 
 class HttpPath(Wire):
-    exact: str = ""
-    prefix: str = ""
+    exact: PathText = ""
+    prefix: PathText = ""
 
 
 class HttpMatch(Wire):
-    methods: tuple[str, ...] = ()
-    paths: tuple[HttpPath, ...] = ()
+    methods: Annotated[tuple[str, ...], Must(max_items=20, unique=True)] = ()
+    paths: Annotated[tuple[HttpPath, ...], Must(max_items=20)] = ()
 
 
 class ServiceAccountMatch(Wire):
     names: tuple[str, ...] = ()
-    selector: str = ""
+    selector: Selector = ""
 
 
 class ServiceMatch(Wire):
-    name: str = ""
-    namespace: str = ""
+    name: ServiceName = ""
+    namespace: ServiceName = ""
 
 
 class EntityRule(Wire):
     """One side of a rule. What is given is ANDed; lists inside one field are ORed; ``not_*`` must fail to match."""
 
-    nets: tuple[str, ...] = ()
-    selector: str = ""
-    namespace_selector: str = ""
+    nets: RuleNets = ()
+    selector: Selector = ""
+    namespace_selector: Selector = ""
     services: ServiceMatch | None = None
-    ports: tuple[Port, ...] = ()
-    not_nets: tuple[str, ...] = ()
-    not_selector: str = ""
-    not_ports: tuple[Port, ...] = ()
+    ports: RulePorts = ()
+    not_nets: RuleNets = ()
+    not_selector: Selector = ""
+    not_ports: RulePorts = ()
     service_accounts: ServiceAccountMatch | None = None
 
 
 class RuleMetadata(Wire):
-    annotations: dict[str, str] = field(default_factory=dict)
+    annotations: Annotations = field(default_factory=dict)
+
+
+Side = Annotated[EntityRule, Must(omit_empty=True)]
 
 
 class Rule(Wire):
     action: Action
-    ip_version: int | None = field(default=None, name="ipVersion")
+    ip_version: Annotated[int | None, Must(format="ip-version")] = field(default=None, name="ipVersion")
     protocol: Protocol | None = None
     icmp: IcmpFields | None = None
     not_protocol: Protocol | None = None
     not_icmp: IcmpFields | None = field(default=None, name="notICMP")
-    source: EntityRule = EntityRule()
-    destination: EntityRule = EntityRule()
+    source: Side = EntityRule()
+    destination: Side = EntityRule()
     http: HttpMatch | None = None
     metadata: RuleMetadata | None = None
 
 
+Rules = Annotated[tuple[Rule, ...], Must(max_items=1024)]
+
+
 class NetworkPolicySpec(Wire):
-    tier: str = ""
-    order: float | None = None
-    ingress: tuple[Rule, ...] = ()
-    egress: tuple[Rule, ...] = ()
-    selector: str = ""
-    types: tuple[PolicyType, ...] = ()
-    service_account_selector: str = ""
-    performance_hints: tuple[str, ...] = ()
+    tier: Name = ""
+    order: Order = None
+    ingress: Rules = ()
+    egress: Rules = ()
+    selector: Selector = ""
+    types: PolicyTypes = ()
+    service_account_selector: Selector = ""
+    performance_hints: Hints = ()
 
 
 class NetworkPolicy(Resource, tag="NetworkPolicy"):
@@ -90,18 +136,18 @@ class NetworkPolicy(Resource, tag="NetworkPolicy"):
 
 
 class GlobalNetworkPolicySpec(Wire):
-    tier: str = ""
-    order: float | None = None
-    ingress: tuple[Rule, ...] = ()
-    egress: tuple[Rule, ...] = ()
-    selector: str = ""
-    types: tuple[PolicyType, ...] = ()
+    tier: Name = ""
+    order: Order = None
+    ingress: Rules = ()
+    egress: Rules = ()
+    selector: Selector = ""
+    types: PolicyTypes = ()
     do_not_track: bool = False
     pre_dnat: bool = field(default=False, name="preDNAT")
     apply_on_forward: bool = False
-    service_account_selector: str = ""
-    namespace_selector: str = ""
-    performance_hints: tuple[str, ...] = ()
+    service_account_selector: Selector = ""
+    namespace_selector: Selector = ""
+    performance_hints: Hints = ()
 
 
 class GlobalNetworkPolicy(Resource, tag="GlobalNetworkPolicy"):
@@ -109,8 +155,18 @@ class GlobalNetworkPolicy(Resource, tag="GlobalNetworkPolicy"):
     plural: ClassVar[str] = "globalnetworkpolicies"
 
 
-class StagedNetworkPolicySpec(NetworkPolicySpec):
-    staged_action: str = ""
+class StagedNetworkPolicySpec(Wire):
+    """``NetworkPolicySpec`` with ``stagedAction`` in front."""
+
+    staged_action: StagedAction = ""
+    tier: Name = ""
+    order: Order = None
+    ingress: Rules = ()
+    egress: Rules = ()
+    selector: Selector = ""
+    types: PolicyTypes = ()
+    service_account_selector: Selector = ""
+    performance_hints: Hints = ()
 
 
 class StagedNetworkPolicy(Resource, tag="StagedNetworkPolicy"):
@@ -119,8 +175,22 @@ class StagedNetworkPolicy(Resource, tag="StagedNetworkPolicy"):
     plural: ClassVar[str] = "stagednetworkpolicies"
 
 
-class StagedGlobalNetworkPolicySpec(GlobalNetworkPolicySpec):
-    staged_action: str = ""
+class StagedGlobalNetworkPolicySpec(Wire):
+    """``GlobalNetworkPolicySpec`` with ``stagedAction`` in front."""
+
+    staged_action: StagedAction = ""
+    tier: Name = ""
+    order: Order = None
+    ingress: Rules = ()
+    egress: Rules = ()
+    selector: Selector = ""
+    types: PolicyTypes = ()
+    do_not_track: bool = False
+    pre_dnat: bool = field(default=False, name="preDNAT")
+    apply_on_forward: bool = False
+    service_account_selector: Selector = ""
+    namespace_selector: Selector = ""
+    performance_hints: Hints = ()
 
 
 class StagedGlobalNetworkPolicy(Resource, tag="StagedGlobalNetworkPolicy"):
@@ -128,42 +198,79 @@ class StagedGlobalNetworkPolicy(Resource, tag="StagedGlobalNetworkPolicy"):
     plural: ClassVar[str] = "stagedglobalnetworkpolicies"
 
 
-class StagedKubernetesNetworkPolicy(Resource, tag="StagedKubernetesNetworkPolicy"):
-    """A Kubernetes NetworkPolicy under trial; its spec is Kubernetes' own plus ``stagedAction``."""
+class LabelSelectorRequirement(Wire):
+    key: str = always("")
+    operator: Annotated[str, Must(one_of=("In", "NotIn", "Exists", "DoesNotExist"))] = always("")
+    values: tuple[str, ...] = ()
 
-    spec: dict[str, Any] = field(default_factory=dict)
+
+class LabelSelector(Wire):
+    """Kubernetes label selector; empty selects everything."""
+
+    match_labels: Labels = field(default_factory=dict)
+    match_expressions: tuple[LabelSelectorRequirement, ...] = ()
+
+
+class IPBlock(Wire):
+    cidr: str = always("")
+    except_: tuple[str, ...] = field(default=(), name="except")
+
+
+class KubernetesPeer(Wire):
+    pod_selector: LabelSelector | None = None
+    namespace_selector: LabelSelector | None = None
+    ip_block: IPBlock | None = field(default=None, name="ipBlock")
+
+
+class KubernetesPort(Wire):
+    protocol: str | None = None
+    port: int | str | None = None
+    end_port: int | None = None
+
+
+class KubernetesIngressRule(Wire):
+    ports: tuple[KubernetesPort, ...] = ()
+    from_: tuple[KubernetesPeer, ...] = field(default=(), name="from")
+
+
+class KubernetesEgressRule(Wire):
+    ports: tuple[KubernetesPort, ...] = ()
+    to: tuple[KubernetesPeer, ...] = ()
+
+
+class StagedKubernetesNetworkPolicySpec(Wire):
+    """A Kubernetes NetworkPolicy spec with ``stagedAction`` in front."""
+
+    staged_action: StagedAction = ""
+    pod_selector: LabelSelector = field(default_factory=LabelSelector)
+    ingress: tuple[KubernetesIngressRule, ...] = ()
+    egress: tuple[KubernetesEgressRule, ...] = ()
+    policy_types: PolicyTypes = ()
+
+
+class StagedKubernetesNetworkPolicy(Resource, tag="StagedKubernetesNetworkPolicy"):
+    """A Kubernetes NetworkPolicy under trial."""
+
+    spec: StagedKubernetesNetworkPolicySpec = field(default_factory=StagedKubernetesNetworkPolicySpec)
     namespaced: ClassVar[bool] = True
     plural: ClassVar[str] = "stagedkubernetesnetworkpolicies"
 
 
-class Condition(Wire):
-    type: str = ""
-    status: str = ""
-    observed_generation: int = 0
-    last_transition_time: str | None = None
-    reason: str = ""
-    message: str = ""
-
-
-class ConditionsStatus(Wire):
-    conditions: tuple[Condition, ...] = ()
-
-
 class TierSpec(Wire):
-    order: float | None = None
+    order: Order = None
     default_action: Literal["Deny", "Pass"] | None = None
 
 
 class Tier(Resource, tag="Tier"):
     spec: TierSpec = field(default_factory=TierSpec)
-    status: ConditionsStatus | None = None
+    status: ConditionsStatus = field(default_factory=ConditionsStatus)
     plural: ClassVar[str] = "tiers"
 
 
 class ProfileSpec(Wire):
-    ingress: tuple[Rule, ...] = ()
-    egress: tuple[Rule, ...] = ()
-    labels_to_apply: dict[str, str] = field(default_factory=dict)
+    ingress: Rules = ()
+    egress: Rules = ()
+    labels_to_apply: Labels = field(default_factory=dict)
 
 
 class Profile(Resource, tag="Profile"):

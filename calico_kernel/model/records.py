@@ -13,10 +13,15 @@ from calico_kernel.model.meta import Resource
 
 @attrs.frozen(slots=True)
 class Malformed:
-    """A stored value that does not decode: counts as absent; the reason is logged, counted and shown."""
+    """A stored value that does not decode: counts as absent; the reason is logged, counted and shown.
+
+    ``instead``: what counts in its place. Only a policy has one: the same policy, denying in the directions it governs,
+    so that a rule which cannot be read never opens anything.
+    """
 
     reason: str
     raw: bytes
+    instead: Resource | None = None
 
 
 Value = Resource | AllocationBlock | StoredBlockAffinity | IpamHandle | IpamConfig | IpamHost
