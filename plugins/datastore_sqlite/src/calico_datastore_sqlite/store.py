@@ -1,0 +1,263 @@
+"""The datastore over one SQLite file.
+
+In:    typed keys and values (calico_kernel.model), from the agent, calicoctl, IPAM and controllers.
+Out:   rows whose paths and values are byte for byte those that Calico keeps in etcd.
+Order: every write is one transaction and one revision; a transaction is seen whole or not at all, by every process.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from calico_datastore_sqlite.database import Database
+from calico_datastore_sqlite.notify import CommitNotifier
+from calico_datastore_sqlite.settings import SqliteSettings
+from calico_datastore_sqlite.watch import SqliteWatch
+from calico_kernel.errors import AlreadyExists, DatastoreError, NotFound, RevisionConflict, RevisionTooOld
+from calico_kernel.hookspecs import Datastore, Watch
+from calico_kernel.model import codec, keys
+from calico_kernel.model.keys import Key, Query
+from calico_kernel.model.meta import Resource
+from calico_kernel.model.records import Listing, Record, Value
+
+MAX_VALUE_BYTES = 1_572_864
+"""etcd's limit for a request: what is stored here can be moved there."""
+COMPACT_EVERY_WRITES, COMPACT_AT_MOST = 64, 256
+
+_REPLACEMENT_END = "\U0010ffff"  # sorts after every path that has the prefix
+
+
+class SqliteDatastore(Datastore):
+    def __init__(self, settings: SqliteSettings, log: logging.Logger | None = None) -> None:
+        self._log = log or logging.getLogger(__name__)
+        self._settings = settings
+        self._database = Database(settings, self._log)
+        self._notifier = CommitNotifier(self._database.path, self._log)
+
+    # ── writes ──
+
+    def create(self, key: Key, value: Value) -> Record:
+        path, raw = keys.path(key), self._encode(key, value)
+        with self._database.write() as connection:
+            if (there := current_revision(connection, path)) is not None:
+                raise AlreadyExists(
+                    what=f"{describe(key)} exists already (revision {there})", todo="update it, or choose another name"
+                )
+            revision = self._append(connection, path, raw, None)
+        return self._wrote(key, raw, revision)
+
+    def update(self, key: Key, value: Value, *, revision: str) -> Record:
+        path, raw = keys.path(key), self._encode(key, value)
+        with self._database.write() as connection:
+            there = required_revision(connection, key, path, revision)
+            now = self._append(connection, path, raw, there)
+        return self._wrote(key, raw, now)
+
+    def put(self, key: Key, value: Value) -> Record:
+        path, raw = keys.path(key), self._encode(key, value)
+        with self._database.write() as connection:
+            revision = self._append(connection, path, raw, current_revision(connection, path))
+        return self._wrote(key, raw, revision)
+
+    def delete(self, key: Key, *, revision: str | None = None) -> Record:
+        path = keys.path(key)
+        with self._database.write() as connection:
+            there = required_revision(connection, key, path, revision)
+            (raw,) = connection.execute("SELECT value FROM versions WHERE revision = ?", (there,)).fetchone()
+            self._append(connection, path, None, there)
+        self._notifier.bump()
+        return record_of(key, raw, there)
+
+    def compact(self, keep_revisions: int = 0) -> str:
+        """Forget all history but the last ``keep_revisions`` changes now; returns the oldest revision still good for a
+        list or a watch. Ordinary use needs no call: writes compact as they go."""
+        while True:
+            with self._database.write() as connection:
+                compacted, more = compact_some(connection, keep_revisions, before_s=None)
+            if not more:
+                return str(compacted)
+
+    # ── reads ──
+
+    def get(self, key: Key) -> Record:
+        with self._database.read() as connection:
+            row = connection.execute(
+                "SELECT v.revision, v.value FROM current c JOIN versions v ON v.revision = c.revision WHERE c.path = ?",
+                (keys.path(key),),
+            ).fetchone()
+        if row is None:
+            raise not_found(key)
+        return record_of(key, row[1], row[0])
+
+    def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
+        rows: dict[str, tuple[int, bytes]] = {}
+        prefixes = minimal_prefixes(keys.prefix(query) for query in queries)
+        with self._database.snapshot() as connection:
+            compacted, newest = connection.execute(
+                "SELECT (SELECT value FROM meta WHERE name = 'compacted'), (SELECT max(revision) FROM versions)"
+            ).fetchone()
+            moment = newest if revision is None else parse_revision(revision)
+            if not compacted <= moment <= newest:
+                raise RevisionTooOld(
+                    what=f"revision {revision} is not among those kept ({compacted} to {newest})", todo="list without it"
+                )
+            for prefix in prefixes:
+                found = connection.execute(
+                    "SELECT c.path, v.revision, v.value FROM current c JOIN versions v ON v.revision = c.revision"
+                    " WHERE c.path >= ? AND c.path < ?",
+                    (prefix, prefix + _REPLACEMENT_END),
+                )
+                rows.update((path, (at, raw)) for path, at, raw in found)
+            if moment < newest:
+                rewind(connection, rows, prefixes, moment)
+        wanted = tuple(queries)
+        records = []
+        for path in sorted(rows):
+            key = keys.parse(path)
+            if key is not None and any(keys.matches(query, key) for query in wanted):
+                at, raw = rows[path]
+                records.append(record_of(key, raw, at))
+        return Listing(records, str(moment))
+
+    def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
+        watch = SqliteWatch(self._database, self._notifier, queries, parse_revision(revision), record_of)
+        self._notifier.follow()
+        return watch
+
+    def close(self) -> None:
+        self._database.close()
+        self._notifier.close()
+
+    # ── inside ──
+
+    def _encode(self, key: Key, value: Value) -> bytes:
+        raw = codec.encode(value)
+        if len(raw) > MAX_VALUE_BYTES:
+            raise DatastoreError(
+                what=f"{describe(key)} is {len(raw)} bytes, more than the {MAX_VALUE_BYTES} that a record may have",
+                todo="split it into several",
+            )
+        return raw
+
+    def _append(self, connection: sqlite3.Connection, path: str, raw: bytes | None, previous: int | None) -> int:
+        revision = connection.execute(
+            "INSERT INTO versions(path, value, previous, at) VALUES(?, ?, ?, ?)", (path, raw, previous, int(time.time()))
+        ).lastrowid
+        assert revision is not None
+        if raw is None:
+            connection.execute("DELETE FROM current WHERE path = ?", (path,))
+        else:
+            connection.execute("INSERT OR REPLACE INTO current(path, revision) VALUES(?, ?)", (path, revision))
+        if revision % COMPACT_EVERY_WRITES == 0:
+            compact_some(connection, self._settings.retain_revisions, before_s=time.time() - self._settings.retain_s)
+        return revision
+
+    def _wrote(self, key: Key, raw: bytes, revision: int) -> Record:
+        self._notifier.bump()
+        return record_of(key, raw, revision)
+
+
+def current_revision(connection: sqlite3.Connection, path: str) -> int | None:
+    row = connection.execute("SELECT revision FROM current WHERE path = ?", (path,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def required_revision(connection: sqlite3.Connection, key: Key, path: str, revision: str | None) -> int:
+    there = current_revision(connection, path)
+    if there is None:
+        raise not_found(key)
+    if revision is not None and str(there) != revision:
+        raise RevisionConflict(
+            what=f"{describe(key)} was changed meanwhile (revision {there}, not {revision})",
+            kept="the newer value",
+            todo="read it again and decide anew",
+        )
+    return there
+
+
+def rewind(
+    connection: sqlite3.Connection, rows: dict[str, tuple[int, bytes]], prefixes: Sequence[str], moment: int
+) -> None:
+    """Turn the present ``rows`` into those of ``moment``: the first later change of a path tells what it replaced."""
+    seen = set()
+    for path, previous in connection.execute(
+        "SELECT path, previous FROM versions WHERE revision > ? ORDER BY revision", (moment,)
+    ).fetchall():
+        if path in seen or not path.startswith(tuple(prefixes)):
+            continue
+        seen.add(path)
+        rows.pop(path, None)
+        if previous is not None:
+            (raw,) = connection.execute("SELECT value FROM versions WHERE revision = ?", (previous,)).fetchone()
+            rows[path] = (previous, raw)
+
+
+def compact_some(connection: sqlite3.Connection, keep_revisions: int, *, before_s: float | None) -> tuple[int, bool]:
+    """Forget a bounded part of what is more than ``keep_revisions`` changes back or older than ``before_s``.
+
+    Returns (the compacted revision, whether there is more to forget). Versions that are still current stay.
+    """
+    (compacted,) = connection.execute("SELECT value FROM meta WHERE name = 'compacted'").fetchone()
+    (newest,) = connection.execute("SELECT max(revision) FROM versions").fetchone()
+    rows = connection.execute(
+        "SELECT revision, previous, value IS NULL, at FROM versions WHERE revision > ? ORDER BY revision LIMIT ?",
+        (compacted, COMPACT_AT_MOST),
+    ).fetchall()
+    gone = []
+    for revision, previous, deleted, at in rows:
+        # The newest version stays, even a deletion: its number is where the next one comes from.
+        if revision >= newest or (revision > newest - keep_revisions and (before_s is None or at >= before_s)):
+            break
+        compacted = revision
+        if previous is not None:
+            gone.append((previous,))
+        if deleted:
+            gone.append((revision,))
+    else:
+        more = len(rows) == COMPACT_AT_MOST
+        _forget(connection, compacted, gone)
+        return compacted, more
+    _forget(connection, compacted, gone)
+    return compacted, False
+
+
+def _forget(connection: sqlite3.Connection, compacted: int, gone: Iterable[tuple[int]]) -> None:
+    connection.executemany("DELETE FROM versions WHERE revision = ?", gone)
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'compacted'", (compacted,))
+
+
+def minimal_prefixes(prefixes: Iterable[str]) -> list[str]:
+    """Sorted, without those that another one covers."""
+    kept: list[str] = []
+    for prefix in sorted(set(prefixes)):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return kept
+
+
+def record_of(key: Key, raw: bytes, revision: int) -> Record:
+    value = codec.decode(key, raw)
+    if isinstance(value, Resource):
+        msgspec.structs.force_setattr(value.metadata, "resource_version", str(revision))  # fresh, so still ours
+    return Record(key, value, str(revision))
+
+
+def parse_revision(revision: str) -> int:
+    if not revision.isdecimal():
+        raise RevisionTooOld(what=f"{revision!r} is not a revision of this datastore", todo="list again")
+    return int(revision)
+
+
+def not_found(key: Key) -> NotFound:
+    return NotFound(what=f"{describe(key)} does not exist", todo="check the name, or create it")
+
+
+def describe(key: Key) -> str:
+    if isinstance(key, keys.ResourceKey):
+        return f"{key.kind} {key.namespace}/{key.name}" if key.namespace else f"{key.kind} {key.name}"
+    return keys.path(key)
