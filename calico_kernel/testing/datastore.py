@@ -1,7 +1,7 @@
 """The contract of a datastore, as tests.
 
-A plugin subclasses ``DatastoreContract``, supplies ``store`` and the four small levers below it, and runs the whole of it.
-The in-memory datastore runs it too, so neither can drift.
+A plugin subclasses ``DatastoreContract``, supplies ``store`` and the four small levers below it, and runs all of it. The
+in-memory datastore runs it too, so neither can drift.
 """
 
 from __future__ import annotations
@@ -258,7 +258,9 @@ class DatastoreContract:
 
     def test_many_queries_are_answered_as_of_one_moment_without_repeats(self, store: Datastore) -> None:
         store.create(set_key("s"), network_set("s"))
-        store.create(ResourceKey("IPPool", "", "p"), IPPool(metadata=ObjectMeta(name="p"), spec=IPPoolSpec(cidr="1.0.0.0/8")))
+        store.create(
+            ResourceKey("IPPool", "", "p"), IPPool(metadata=ObjectMeta(name="p"), spec=IPPoolSpec(cidr="1.0.0.0/8"))
+        )
         store.create(BlockAffinityKey("host", "n1", "10.0.0.0/26"), StoredBlockAffinity(state="confirmed"))
         store.create(BlockAffinityKey("host", "n2", "fd00::/122"), StoredBlockAffinity(state="confirmed"))
         store.create(BlockAffinityKey("virtual", "load-balancer", "10.0.1.0/26"), StoredBlockAffinity())
@@ -312,7 +314,11 @@ class DatastoreContract:
 
     def test_value_that_does_not_decode_comes_back_with_its_reason(self, store: Datastore) -> None:
         listing = store.list([ALL_SETS])
-        for name, raw in (("bad", b"{not json"), ("wrong", b'{"kind":"GlobalNetworkSet","spec":{"nets":7}}'), ("e", b"")):
+        for name, raw in (
+            ("bad", b"{not json"),
+            ("wrong", b'{"kind":"GlobalNetworkSet","spec":{"nets":7}}'),
+            ("e", b""),
+        ):
             self.write_raw(store, path(set_key(name)), raw)
             found = store.get(set_key(name)).value
             assert isinstance(found, Malformed)

@@ -154,7 +154,9 @@ class MemoryDatastore(Datastore):
         if row is None:
             raise NotFound(what=f"{keys.path(key)} does not exist", todo="create it")
         if revision is not None and str(row[0]) != revision:
-            raise RevisionConflict(what=f"{keys.path(key)} is at revision {row[0]}, not {revision}", todo="read it again")
+            raise RevisionConflict(
+                what=f"{keys.path(key)} is at revision {row[0]}, not {revision}", todo="read it again"
+            )
         return row
 
     def _known(self, revision: str) -> int:

@@ -41,7 +41,10 @@ SCHEMA = (
     "CREATE TABLE current(path TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID",
 )
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 50e-6, 2e-3  # a write transaction takes 30 µs to a few ms; SQLite's own steps start at 1 ms
+FIRST_WAIT_S, LONGEST_WAIT_S = (
+    50e-6,
+    2e-3,
+)  # a write transaction takes 30 µs to a few ms; SQLite's own steps start at 1 ms
 
 _ABANDONED: list[object] = []  # connections inherited by fork; closing them here could disturb the parent's locks
 

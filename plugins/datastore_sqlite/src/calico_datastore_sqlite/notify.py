@@ -1,7 +1,7 @@
 """Wakes watches when any process commits to the database.
 
-In:    inotify on the database file: a writer touches it after each commit (a commit itself may end in shared memory only,
-       after the write to the journal, so watching the journal would wake too early).
+In:    inotify on the database file: a writer touches it after each commit. (A commit ends in shared memory, after the
+       write to the journal and its flush, so watching the journal would wake too early.)
 Out:   a generation number and a condition that watches wait on.
 Owns:  one inotify descriptor and one thread for each datastore object, from the first wait on.
 """
@@ -72,7 +72,7 @@ class CommitNotifier:
         if self._inotify < 0:
             self._backstop_s = WITHOUT_INOTIFY_S
             self._log.warning(
-                "no inotify (%s): changes by other processes are looked for every %g s; raise fs.inotify.max_user_instances",
+                "no inotify (%s): looking for changes every %g s instead; raise fs.inotify.max_user_instances",
                 os.strerror(ctypes.get_errno()),
                 WITHOUT_INOTIFY_S,
             )

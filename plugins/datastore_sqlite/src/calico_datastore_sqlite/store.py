@@ -104,7 +104,8 @@ class SqliteDatastore(Datastore):
             moment = newest if revision is None else parse_revision(revision)
             if not compacted <= moment <= newest:
                 raise RevisionTooOld(
-                    what=f"revision {revision} is not among those kept ({compacted} to {newest})", todo="list without it"
+                    what=f"revision {revision} is not among those kept ({compacted} to {newest})",
+                    todo="list without it",
                 )
             for prefix in prefixes:
                 found = connection.execute(
@@ -146,7 +147,8 @@ class SqliteDatastore(Datastore):
 
     def _append(self, connection: sqlite3.Connection, path: str, raw: bytes | None, previous: int | None) -> int:
         revision = connection.execute(
-            "INSERT INTO versions(path, value, previous, at) VALUES(?, ?, ?, ?)", (path, raw, previous, int(time.time()))
+            "INSERT INTO versions(path, value, previous, at) VALUES(?, ?, ?, ?)",
+            (path, raw, previous, int(time.time())),
         ).lastrowid
         assert revision is not None
         if raw is None:
