@@ -1,7 +1,7 @@
 """The contract of a datastore, as tests.
 
-A plugin subclasses ``DatastoreContract``, supplies ``store`` and the four small levers below it, and runs all of it. The
-in-memory datastore runs it too, so neither can drift.
+A plugin subclasses ``DatastoreContract``, supplies ``store`` and the four small levers below it, and runs all of it.
+The in-memory datastore runs it too, so neither can drift.
 """
 
 from __future__ import annotations

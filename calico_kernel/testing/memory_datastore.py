@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import attrs
-import msgspec
 
 from calico_kernel.errors import (
     AlreadyExists,
@@ -24,7 +23,6 @@ from calico_kernel.errors import (
 from calico_kernel.hookspecs import Datastore, Watch
 from calico_kernel.model import codec, keys
 from calico_kernel.model.keys import Key, Query
-from calico_kernel.model.meta import Resource
 from calico_kernel.model.records import Event, Listing, Record, Value
 
 MAX_VALUE_BYTES = 1_572_864
@@ -219,7 +217,5 @@ def encode(key: Key, value: Value) -> bytes:
 
 
 def record_of(key: Key, raw: bytes, revision: int) -> Record:
-    value = codec.decode(key, raw)
-    if isinstance(value, Resource):
-        msgspec.structs.force_setattr(value.metadata, "resource_version", str(revision))  # fresh, so still ours
-    return Record(key, value, str(revision))
+    at = str(revision)
+    return Record(key, codec.decode(key, raw, revision=at), at)

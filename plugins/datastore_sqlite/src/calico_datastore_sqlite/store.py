@@ -12,8 +12,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from calico_datastore_sqlite.database import Database
 from calico_datastore_sqlite.notify import CommitNotifier
 from calico_datastore_sqlite.settings import SqliteSettings
@@ -22,7 +20,6 @@ from calico_kernel.errors import AlreadyExists, DatastoreError, NotFound, Revisi
 from calico_kernel.hookspecs import Datastore, Watch
 from calico_kernel.model import codec, keys
 from calico_kernel.model.keys import Key, Query
-from calico_kernel.model.meta import Resource
 from calico_kernel.model.records import Listing, Record, Value
 
 MAX_VALUE_BYTES = 1_572_864
@@ -243,10 +240,8 @@ def minimal_prefixes(prefixes: Iterable[str]) -> list[str]:
 
 
 def record_of(key: Key, raw: bytes, revision: int) -> Record:
-    value = codec.decode(key, raw)
-    if isinstance(value, Resource):
-        msgspec.structs.force_setattr(value.metadata, "resource_version", str(revision))  # fresh, so still ours
-    return Record(key, value, str(revision))
+    at = str(revision)
+    return Record(key, codec.decode(key, raw, revision=at), at)
 
 
 def parse_revision(revision: str) -> int:
