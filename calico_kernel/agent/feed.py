@@ -1,0 +1,139 @@
+"""Keep the calculation's view equal to the datastore: list, then watch, and list again when the watch was too old.
+
+In:    a Datastore and the queries that the calculation needs.   Out: batches, to ``calico_kernel.agent.loop``.
+Owns:  one thread. An outage changes nothing downstream: the last view stays until the datastore is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from calico_kernel.errors import DatastoreUnavailable, RevisionTooOld
+from calico_kernel.hookspecs import Datastore, Watch
+from calico_kernel.model.keys import Key, Query
+from calico_kernel.model.records import Malformed, Record, Value
+from calico_kernel.reconcile.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 5.0
+
+
+@attrs.frozen(slots=True)
+class Change:
+    """``value`` None: the record is gone. ``revision`` is that of the record, or of its removal."""
+
+    key: Key
+    value: Value | Malformed | None
+    revision: str
+
+
+@attrs.frozen(slots=True)
+class Batch:
+    """``in_sync``: with this batch the view is complete."""
+
+    changes: Sequence[Change]
+    in_sync: bool = False
+
+
+@attrs.define
+class FeedState:
+    """What health and metrics say of the feed. Written by the feed's thread only."""
+
+    in_sync: bool = False
+    connected: bool = False
+    trouble: str = "the datastore was not read yet"
+    lists: int = 0
+    events: int = 0
+
+
+class Feed(threading.Thread):
+    """Runs until ``stop``. ``sink`` may block: that is the back-pressure."""
+
+    def __init__(self, store: Datastore, queries: Sequence[Query], sink: Callable[[Batch], None]) -> None:
+        super().__init__(name="feed", daemon=True)
+        self.state = FeedState()
+        self._store, self._queries, self._sink = store, queries, sink
+        self._stopping = threading.Event()
+        self._watch: Watch | None = None
+        self._known: set[Key] = set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        watch = self._watch
+        if watch is not None:
+            watch.close()
+
+    def run(self) -> None:
+        backoff = Backoff(first_s=0.1, most_s=10.0)
+        while not self._stopping.is_set():
+            try:
+                revision = self._list()
+                backoff.reset()
+                self._follow(revision)
+            except RevisionTooOld as exc:
+                log.info("listing everything again: %s", exc.what)
+            except DatastoreUnavailable as exc:
+                self._away(exc)
+                self._stopping.wait(backoff.next_s())
+            except Exception:
+                log.exception("the feed broke and starts over with a new listing")
+                self.state.trouble = "an unexpected error broke the feed; see the log"
+                self._stopping.wait(backoff.next_s())
+
+    def _away(self, exc: DatastoreUnavailable) -> None:
+        if self.state.connected or not self.state.in_sync:
+            log.warning("datastore away: %s; the node keeps enforcing what it knows", exc.what)
+        self.state.connected = False
+        self.state.trouble = exc.what
+
+    def _back(self) -> None:
+        if not self.state.connected:
+            log.info("datastore connected")
+        self.state.connected = True
+        self.state.trouble = ""
+
+    def _list(self) -> str:
+        listing = self._store.list(self._queries)
+        self.state.lists += 1
+        self._back()
+        present = {record.key for record in listing.records}
+        changes = [Change(key, None, listing.revision) for key in self._known - present]
+        changes.extend(Change(record.key, record.value, record.revision) for record in listing.records)
+        self._known = present
+        self._sink(Batch(changes, in_sync=True))
+        self.state.in_sync = True
+        return listing.revision
+
+    def _follow(self, revision: str) -> None:
+        backoff = Backoff(first_s=0.1, most_s=5.0)
+        watch = self._watch = self._store.watch(self._queries, revision=revision)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    events = watch.next(WATCH_S)
+                except DatastoreUnavailable as exc:
+                    self._away(exc)
+                    self._stopping.wait(backoff.next_s())
+                    continue
+                self._back()
+                backoff.reset()
+                if events:
+                    self.state.events += len(events)
+                    self._sink(Batch(list(self._changes((event.key, event.record, event.revision) for event in events))))
+        finally:
+            watch.close()
+            self._watch = None
+
+    def _changes(self, events: Iterable[tuple[Key, Record | None, str]]) -> Iterable[Change]:
+        for key, record, revision in events:
+            if record is None:
+                self._known.discard(key)
+                yield Change(key, None, revision)
+            else:
+                self._known.add(key)
+                yield Change(key, record.value, record.revision)

@@ -1,0 +1,148 @@
+"""One driver, one thread, one mailbox: deltas coalesce while the driver is busy; what failed is retried with back-off.
+
+In:    deltas from ``calico_kernel.agent.loop``.   Out: apply reports, to whoever listens (programmed endpoints, health).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import attrs
+
+from calico_kernel.errors import CalicoError
+from calico_kernel.hookspecs import ApplyReport, Driver, Failure
+from calico_kernel.model.nodestate import Delta
+from calico_kernel.reconcile.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+Stamp = TypeVar("Stamp")
+Listener = Callable[[ApplyReport, Mapping[object, object]], None]
+
+
+@attrs.define
+class WorkerState:
+    """What health and metrics say of one driver. Written by its thread; times are monotonic seconds."""
+
+    applies: int = 0
+    failed_applies: int = 0
+    last_seconds: float = 0.0
+    total_seconds: float = 0.0
+    first_seconds: float | None = None
+    busy_since: float | None = None
+    failures: Sequence[Failure] = ()
+    lacks: Sequence[object] = ()
+    converged: bool = False
+
+
+class DriverWorker(threading.Thread):
+    """``stamps`` travel with a delta and come back with the report of the apply that carried it out."""
+
+    def __init__(
+        self,
+        name: str,
+        driver: Driver,
+        listener: Listener = lambda _report, _stamps: None,
+        ask_whole: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.driver = driver
+        self.state = WorkerState()
+        self._listener, self._ask_whole = listener, ask_whole
+        self._changed = threading.Condition()
+        self._pending: Delta | None = None
+        self._stamps: dict[object, object] = {}
+        self._poked = False
+        self._stopping = False
+        self._backoff = Backoff(first_s=0.1, most_s=30.0)
+
+    def submit(self, delta: Delta, stamps: Mapping[object, object] | None = None) -> None:
+        """Hand over a delta; never blocks."""
+        with self._changed:
+            self._pending = delta if self._pending is None else self._pending.then(delta)
+            self._stamps.update(stamps or {})
+            self._changed.notify()
+
+    def poke(self) -> None:
+        """Ask for an apply soon. Before the first delta there is nothing to apply, and it is forgotten."""
+        with self._changed:
+            self._poked = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        deadline: float | None = None
+        begun = False
+        while True:
+            with self._changed:
+                while not (self._stopping or self._pending is not None or (self._poked and begun)):
+                    wait_s = None if deadline is None else deadline - time.monotonic()
+                    if wait_s is not None and wait_s <= 0:
+                        break
+                    self._changed.wait(wait_s)
+                if self._stopping:
+                    break
+                delta, self._pending = self._pending, None
+                stamps, self._stamps = self._stamps, {}
+                self._poked = False
+            if delta is not None:
+                begun = True
+                self._update(delta)
+            wait = self._apply(stamps)
+            deadline = None if wait is None else time.monotonic() + wait
+        try:
+            self.driver.close()
+        except Exception:
+            log.exception("%s: close failed; enforcement stays as it is", self.name)
+
+    def _update(self, delta: Delta) -> None:
+        try:
+            self.driver.update(delta)
+        except Exception:
+            log.exception("%s: the plugin failed to take a change; it gets the whole state again", self.name)
+            self._ask_whole()
+
+    def _apply(self, stamps: Mapping[object, object]) -> float | None:
+        """One apply; returns the seconds after which to apply again, None for when something changes."""
+        state = self.state
+        state.busy_since = started = time.monotonic()
+        try:
+            report = self.driver.apply()
+        except CalicoError as exc:
+            report = ApplyReport(failures=[Failure(subject=self.name, reason=exc.what)])
+        except Exception as exc:
+            log.exception("%s: apply broke; it is retried", self.name)
+            report = ApplyReport(failures=[Failure(subject=self.name, reason=f"{type(exc).__name__}: {exc}")])
+        finally:
+            state.busy_since = None
+        seconds = time.monotonic() - started
+        state.applies += 1
+        state.last_seconds = seconds
+        state.total_seconds += seconds
+        if state.first_seconds is None:
+            state.first_seconds = seconds
+        for failure in report.failures:
+            if failure not in state.failures:
+                log.warning("%s: %s: %s", self.name, failure.subject, failure.reason)
+        state.failures, state.lacks = report.failures, report.lacks
+        state.converged = not report.failures
+        try:
+            self._listener(report, stamps)
+        except Exception:
+            log.exception("%s: handling its report failed", self.name)
+        if report.failures:
+            state.failed_applies += 1
+            with self._changed:  # what was not carried out keeps its stamps for the apply that does
+                self._stamps = {**stamps, **self._stamps}
+            retry_s = self._backoff.next_s()
+            return retry_s if report.next_check_s is None else min(retry_s, report.next_check_s)
+        self._backoff.reset()
+        return report.next_check_s
