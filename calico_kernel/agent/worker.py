@@ -9,19 +9,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import attrs
 
 from calico_kernel.errors import CalicoError
-from calico_kernel.hookspecs import ApplyReport, Driver, Failure
-from calico_kernel.model.nodestate import Delta
+from calico_kernel.hookspecs import ApplyReport, Driver, Failure, Lack
+from calico_kernel.model.nodestate import Delta, WorkloadEndpointId
 from calico_kernel.reconcile.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-Stamp = TypeVar("Stamp")
-Listener = Callable[[ApplyReport, Mapping[object, object]], None]
+Stamps = Mapping[WorkloadEndpointId, str]
+Listener = Callable[[ApplyReport, Stamps], None]
 
 
 @attrs.define
@@ -35,12 +34,13 @@ class WorkerState:
     first_seconds: float | None = None
     busy_since: float | None = None
     failures: Sequence[Failure] = ()
-    lacks: Sequence[object] = ()
+    lacks: Sequence[Lack] = ()
     converged: bool = False
 
 
 class DriverWorker(threading.Thread):
-    """``stamps`` travel with a delta and come back with the report of the apply that carried it out."""
+    """``stamps`` travel with a delta and come back with the report of the apply that carried it out. Every ``resync_s``
+    (0: never) the driver is told to distrust what it observed."""
 
     def __init__(
         self,
@@ -48,6 +48,10 @@ class DriverWorker(threading.Thread):
         driver: Driver,
         listener: Listener = lambda _report, _stamps: None,
         ask_whole: Callable[[], None] = lambda: None,
+        *,
+        resync_s: float = 0.0,
+        retry_min_s: float = 0.1,
+        retry_max_s: float = 30.0,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.driver = driver
@@ -55,12 +59,13 @@ class DriverWorker(threading.Thread):
         self._listener, self._ask_whole = listener, ask_whole
         self._changed = threading.Condition()
         self._pending: Delta | None = None
-        self._stamps: dict[object, object] = {}
+        self._stamps: dict[WorkloadEndpointId, str] = {}
         self._poked = False
         self._stopping = False
-        self._backoff = Backoff(first_s=0.1, most_s=30.0)
+        self._backoff = Backoff(first_s=retry_min_s, most_s=retry_max_s)
+        self._resync_s, self._next_resync = resync_s, float("inf")
 
-    def submit(self, delta: Delta, stamps: Mapping[object, object] | None = None) -> None:
+    def submit(self, delta: Delta, stamps: Stamps | None = None) -> None:
         """Hand over a delta; never blocks."""
         with self._changed:
             self._pending = delta if self._pending is None else self._pending.then(delta)
@@ -79,15 +84,15 @@ class DriverWorker(threading.Thread):
             self._changed.notify()
 
     def run(self) -> None:
-        deadline: float | None = None
+        deadline = float("inf")
         begun = False
         while True:
             with self._changed:
                 while not (self._stopping or self._pending is not None or (self._poked and begun)):
-                    wait_s = None if deadline is None else deadline - time.monotonic()
-                    if wait_s is not None and wait_s <= 0:
+                    wait_s = deadline - time.monotonic()
+                    if wait_s <= 0:
                         break
-                    self._changed.wait(wait_s)
+                    self._changed.wait(None if wait_s == float("inf") else wait_s)
                 if self._stopping:
                     break
                 delta, self._pending = self._pending, None
@@ -96,8 +101,14 @@ class DriverWorker(threading.Thread):
             if delta is not None:
                 begun = True
                 self._update(delta)
+            if time.monotonic() >= self._next_resync:
+                self.driver.resync()
+                self._next_resync = float("inf")
             wait = self._apply(stamps)
-            deadline = None if wait is None else time.monotonic() + wait
+            now = time.monotonic()
+            if self._resync_s and self._next_resync == float("inf"):
+                self._next_resync = now + self._resync_s
+            deadline = min(self._next_resync, float("inf") if wait is None else now + wait)
         try:
             self.driver.close()
         except Exception:
@@ -110,7 +121,7 @@ class DriverWorker(threading.Thread):
             log.exception("%s: the plugin failed to take a change; it gets the whole state again", self.name)
             self._ask_whole()
 
-    def _apply(self, stamps: Mapping[object, object]) -> float | None:
+    def _apply(self, stamps: Stamps) -> float | None:
         """One apply; returns the seconds after which to apply again, None for when something changes."""
         state = self.state
         state.busy_since = started = time.monotonic()
