@@ -124,7 +124,9 @@ class Feed(threading.Thread):
                 backoff.reset()
                 if events:
                     self.state.events += len(events)
-                    self._sink(Batch(list(self._changes((event.key, event.record, event.revision) for event in events))))
+                    self._sink(
+                        Batch(list(self._changes((event.key, event.record, event.revision) for event in events)))
+                    )
         finally:
             watch.close()
             self._watch = None

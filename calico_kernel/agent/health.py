@@ -1,7 +1,7 @@
 """Liveness and readiness with reasons in words, and Prometheus metrics, over HTTP.
 
-    GET /liveness   200 while every thread makes progress        GET /metrics   Prometheus text format
-    GET /readiness  200 once the node enforces what it should    GET /health    both, as JSON, with every reason
+GET /liveness   200 while every thread makes progress        GET /metrics   Prometheus text format
+GET /readiness  200 once the node enforces what it should    GET /health    both, as JSON, with every reason
 """
 
 from __future__ import annotations

@@ -129,7 +129,9 @@ class LocalSocket:
         name, request = frame.get("service"), frame.get("request")
         service = self._services.get(name) if isinstance(name, str) else None
         if service is None or not isinstance(request, dict):
-            return _error(INVALID, f"no such service: {name!r}", f"this agent serves: {', '.join(sorted(self._services))}")
+            return _error(
+                INVALID, f"no such service: {name!r}", f"this agent serves: {', '.join(sorted(self._services))}"
+            )
         try:
             return {"ok": True, "result": service.handle({**request, "_fds": fds})}
         except CalicoError as exc:

@@ -39,7 +39,9 @@ def agent_metrics(
     for worker in workers:
         seen = worker.state
         yield counter("calico_driver_applies", "Applies of a driver.", seen.applies, driver=worker.name)
-        yield counter("calico_driver_failed_applies", "Applies that left work.", seen.failed_applies, driver=worker.name)
+        yield counter(
+            "calico_driver_failed_applies", "Applies that left work.", seen.failed_applies, driver=worker.name
+        )
         yield counter("calico_driver_apply_seconds_sum", "Seconds of applies.", seen.total_seconds, driver=worker.name)
         yield gauge("calico_driver_lacks", "Things that the host cannot do.", len(seen.lacks), driver=worker.name)
         if worker.name.startswith("dataplane:"):

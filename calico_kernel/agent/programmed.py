@@ -43,7 +43,9 @@ class Programmed:
         for endpoint in gone:
             self._tell("removed", endpoint)
 
-    def workloads(self, upserts: Mapping[WorkloadEndpointId, LocalWorkload], removes: Iterable[WorkloadEndpointId]) -> None:
+    def workloads(
+        self, upserts: Mapping[WorkloadEndpointId, LocalWorkload], removes: Iterable[WorkloadEndpointId]
+    ) -> None:
         """What the calculation says of local workloads, before the dataplane hears of it."""
         with self._changed:
             self._workloads.update(upserts)

@@ -142,7 +142,9 @@ class TunnelAddresses(threading.Thread):
         handle = tunnel.handle + self._node
         held = self._ipam.addresses_by_handle(handle)
         networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
-        good = [a for a in held if any(a.address in network for network in networks if network.version == tunnel.version)]
+        good = [
+            a for a in held if any(a.address in network for network in networks if network.version == tunnel.version)
+        ]
         if good:
             current = tunnel.read(node.spec)
             return current if any(str(a.address) == current for a in good) else str(good[0].address)
