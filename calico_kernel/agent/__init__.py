@@ -5,8 +5,8 @@
                                      └──► worker: routing (each)
     local_socket ◄── CNI executable, calicoctl      health ◄── kubelet, Prometheus
 
-Each worker has a thread and a mailbox of its own: a slow or failing plugin delays nobody else. Nothing is written to the
-host before the feed is in sync.
+Each worker has a thread and a mailbox of its own: a slow or failing plugin delays nobody else. Nothing is written to
+the host before the feed is in sync.
 """
 
 from __future__ import annotations

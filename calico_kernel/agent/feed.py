@@ -15,7 +15,7 @@ import attrs
 from calico_kernel.errors import DatastoreUnavailable, RevisionTooOld
 from calico_kernel.hookspecs import Datastore, Watch
 from calico_kernel.model.keys import Key, Query
-from calico_kernel.model.records import Malformed, Record, Value
+from calico_kernel.model.records import Event, Malformed, Value
 from calico_kernel.reconcile.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -124,18 +124,16 @@ class Feed(threading.Thread):
                 backoff.reset()
                 if events:
                     self.state.events += len(events)
-                    self._sink(
-                        Batch(list(self._changes((event.key, event.record, event.revision) for event in events)))
-                    )
+                    self._sink(Batch(list(self._changes(events))))
         finally:
             watch.close()
             self._watch = None
 
-    def _changes(self, events: Iterable[tuple[Key, Record | None, str]]) -> Iterable[Change]:
-        for key, record, revision in events:
-            if record is None:
-                self._known.discard(key)
-                yield Change(key, None, revision)
+    def _changes(self, events: Iterable[Event]) -> Iterable[Change]:
+        for event in events:
+            if event.record is None:
+                self._known.discard(event.key)
+                yield Change(event.key, None, event.revision)
             else:
-                self._known.add(key)
-                yield Change(key, record.value, record.revision)
+                self._known.add(event.key)
+                yield Change(event.key, event.record.value, event.record.revision)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -30,7 +30,7 @@ def failing(checks: Iterable[HealthCheck], affects: str) -> list[tuple[str, str]
             continue
         try:
             health = check.check()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 -- reported as the check's own failure
             health = Health(ok=False, reason=f"the check itself failed: {type(exc).__name__}: {exc}")
         if not health.ok:
             bad.append((check.name, health.reason))
@@ -61,7 +61,7 @@ class HealthServer:
     """Serves in threads of its own. Raises ConfigError when the address cannot be bound."""
 
     def __init__(
-        self, host: str, port: int, checks: Sequence[HealthCheck], metrics: Callable[[], Iterable[Metric]]
+        self, host: str, port: int, checks: Iterable[HealthCheck], metrics: Callable[[], Iterable[Metric]]
     ) -> None:
         handler = type("Handler", (_Handler,), {"checks": checks, "metrics": staticmethod(metrics)})
         try:
@@ -91,11 +91,11 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    checks: Sequence[HealthCheck] = ()
+    checks: Iterable[HealthCheck] = ()
     metrics: Callable[[], Iterable[Metric]]
     timeout = 5
 
-    def do_GET(self) -> None:  # noqa: N802 -- the name that http.server calls
+    def do_GET(self) -> None:
         path = self.path.split("?", 1)[0]
         if path == "/metrics":
             self._say(HTTPStatus.OK, exposition(type(self).metrics()), "text/plain; version=0.0.4; charset=utf-8")

@@ -2,8 +2,8 @@
 
 Frame: 4 bytes length (big endian), then UTF-8 JSON. Request {"service": NAME, "request": {...}}; answer {"ok": true,
 "result": {...}} or {"ok": false, "error": {"code": ..., "msg": ..., "details": ...}}. File descriptors sent along
-(SCM_RIGHTS) reach the service as ``request["_fds"]`` and are closed after it. Only root and the agent's own user may talk;
-one request a connection; sizes and times are limited, so a bad client costs one thread for a few seconds.
+(SCM_RIGHTS) reach the service as ``request["_fds"]`` and are closed after it. Only root and the agent's own user may
+talk; one request a connection; sizes and times are limited, so a bad client costs one thread for a few seconds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LocalSocket:
         self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="local")
         self._listener = self._bind(path)
         self._thread = threading.Thread(target=self._accept, name="local-socket", daemon=True)
-        self._closing = False
+        self._closed = threading.Event()
 
     @staticmethod
     def _bind(path: str) -> socket.socket:
@@ -77,7 +77,7 @@ class LocalSocket:
 
     def close(self) -> None:
         """Stop taking requests, let those under way finish, remove the file."""
-        self._closing = True
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -86,13 +86,14 @@ class LocalSocket:
             os.unlink(self._path)
 
     def _accept(self) -> None:
-        while not self._closing:
+        while True:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                if self._closing:
+                if self._closed.is_set():
                     return
                 log.exception("accepting on the local socket failed")
+                self._closed.wait(0.1)
                 continue
             try:
                 self._pool.submit(self._serve, connection)
@@ -129,8 +130,8 @@ class LocalSocket:
         name, request = frame.get("service"), frame.get("request")
         service = self._services.get(name) if isinstance(name, str) else None
         if service is None or not isinstance(request, dict):
-            return _error(
-                INVALID, f"no such service: {name!r}", f"this agent serves: {', '.join(sorted(self._services))}"
+            known = ", ".join(sorted(self._services)) or "nothing"
+            return _error(INVALID, f"no such service: {name!r}", f"this agent serves: {known}")}"
             )
         try:
             return {"ok": True, "result": service.handle({**request, "_fds": fds})}

@@ -38,14 +38,13 @@ def agent_metrics(
     yield gauge("calico_malformed_resources", "Stored resources that count as absent, or policies that deny.", problems)
     for worker in workers:
         seen = worker.state
+        failed = seen.failed_applies
         yield counter("calico_driver_applies", "Applies of a driver.", seen.applies, driver=worker.name)
-        yield counter(
-            "calico_driver_failed_applies", "Applies that left work.", seen.failed_applies, driver=worker.name
-        )
+        yield counter("calico_driver_failed_applies", "Applies that left work.", failed, driver=worker.name)
         yield counter("calico_driver_apply_seconds_sum", "Seconds of applies.", seen.total_seconds, driver=worker.name)
         yield gauge("calico_driver_lacks", "Things that the host cannot do.", len(seen.lacks), driver=worker.name)
         if worker.name.startswith("dataplane:"):
-            yield counter("felix_int_dataplane_failures", "Applies that left work.", seen.failed_applies)
+            yield counter("felix_int_dataplane_failures", "Applies that left work.", failed)
             yield counter("felix_int_dataplane_apply_time_seconds_sum", "Seconds of applies.", seen.total_seconds)
             yield counter("felix_int_dataplane_apply_time_seconds_count", "Applies.", seen.applies)
             if seen.first_seconds is not None:

@@ -13,7 +13,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import attrs
 
@@ -137,7 +138,7 @@ class NodeAgent:
                 opened.plugin,
                 opened.value,
                 self._dataplane_applied if is_dataplane else lambda _report, _stamps: None,
-                lambda: self._ask_whole(),
+                self._ask_whole,
                 resync_s=settings.resync_interval_s,
                 retry_min_s=settings.retry_min_s,
                 retry_max_s=settings.retry_max_s,
@@ -159,7 +160,12 @@ class NodeAgent:
 
     def _start_threads(self, stack: contextlib.ExitStack) -> None:
         assert self._loop is not None and self._feed is not None
-        threads = [*self._workers, *([self._tunnels] if self._tunnels else []), self._loop, self._feed]
+        threads: list[DriverWorker | TunnelAddresses | CalcLoop | Feed] = [
+            *self._workers,
+            *([self._tunnels] if self._tunnels else []),
+            self._loop,
+            self._feed,
+        ]
         for thread in threads:
             thread.start()
             stack.callback(_stop_thread, thread)
@@ -191,10 +197,15 @@ class NodeAgent:
     def _lend(self, plugin: str) -> Services:
         return attrs.evolve(
             self._composition.services(plugin),
-            request_apply=lambda: self._pokes.get(plugin, lambda: None)(),
+            request_apply=partial(self._poke, plugin),
             admit_endpoint=self._admit,
             await_programmed=self._programmed.wait,
         )
+
+    def _poke(self, plugin: str) -> None:
+        """Plugins get this before their worker exists; until then there is nothing to apply."""
+        if (poke := self._pokes.get(plugin)) is not None:
+            poke()
 
     def _admit(self, endpoint: Resource) -> Resource:
         for observer in self._observers:
@@ -266,7 +277,7 @@ class _Checks:
 
     now: Callable[[], list[HealthCheck]]
 
-    def __iter__(self) -> Iterable[HealthCheck]:
+    def __iter__(self) -> Iterator[HealthCheck]:
         return iter(self.now())
 
 

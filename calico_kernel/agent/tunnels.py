@@ -1,7 +1,8 @@
 """Give this node the tunnel addresses that its pools' encapsulations need, and take them back when no pool does.
 
 In:    every delta (pools, needs).   Out: addresses from IPAM, under Calico's handles, and the Node resource.
-Calico: ``node/pkg/allocateip``. A tunnel address comes from an enabled pool of that encapsulation that selects the node.
+Calico: ``node/pkg/allocateip``. A tunnel address comes from an enabled pool of that encapsulation that selects the
+node.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Tunnel:
-    """One kind of tunnel address: its handle, its IPAM type attribute, the pools it comes from, its place in the Node."""
+    """One kind of tunnel address: its handle, its IPAM type attribute, the pools that serve it, its place in the Node."""
 
     handle: str
     type: str
@@ -142,9 +143,7 @@ class TunnelAddresses(threading.Thread):
         handle = tunnel.handle + self._node
         held = self._ipam.addresses_by_handle(handle)
         networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
-        good = [
-            a for a in held if any(a.address in network for network in networks if network.version == tunnel.version)
-        ]
+        good = [one for one in held if any(one.address in network for network in networks)]
         if good:
             current = tunnel.read(node.spec)
             return current if any(str(a.address) == current for a in good) else str(good[0].address)

@@ -158,7 +158,7 @@ def test_the_timer_makes_the_driver_look_again(driver: Recorder) -> None:
 
 
 def test_a_driver_that_asks_for_a_check_gets_it(driver: Recorder) -> None:
-    driver.script = [lambda: ApplyReport(next_check_s=0.01), lambda: ApplyReport()]
+    driver.script = [lambda: ApplyReport(next_check_s=0.01), ApplyReport]
     worker = started(driver)
     worker.submit(profile("a"))
     driver.until(lambda: driver.applies == 2)
