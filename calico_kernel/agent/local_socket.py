@@ -131,8 +131,7 @@ class LocalSocket:
         service = self._services.get(name) if isinstance(name, str) else None
         if service is None or not isinstance(request, dict):
             known = ", ".join(sorted(self._services)) or "nothing"
-            return _error(INVALID, f"no such service: {name!r}", f"this agent serves: {known}")}"
-            )
+            return _error(INVALID, f"no such service: {name!r}", f"this agent serves: {known}")
         try:
             return {"ok": True, "result": service.handle({**request, "_fds": fds})}
         except CalicoError as exc:

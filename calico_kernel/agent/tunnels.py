@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Tunnel:
-    """One kind of tunnel address: its handle, its IPAM type attribute, the pools that serve it, its place in the Node."""
+    """One kind of tunnel address: its handle, its IPAM type attribute, its pools, its place in the Node."""
 
     handle: str
     type: str

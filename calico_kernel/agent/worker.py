@@ -1,4 +1,4 @@
-"""One driver, one thread, one mailbox: deltas coalesce while the driver is busy; failures are retried.
+"""One driver, one thread, one mailbox: deltas coalesce while it is busy; failures are retried.
 
 In:    deltas from ``calico_kernel.agent.loop``.   Out: apply reports, to whoever listens (programmed endpoints, health).
 """
