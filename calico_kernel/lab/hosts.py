@@ -1,0 +1,275 @@
+"""Turn the namespaces of nodes into hosts: a mount namespace with a private /run, a host name, and a supervised agent.
+
+In:    a Topology whose namespaces stand (calico_kernel.lab.network).
+Out:   a ``NodeHost`` for each node, to calico_kernel.lab.engine.
+Owns:  one process for each node, the node's "first process", forked from the caller; the agent is its child. It starts
+       the agent again when that dies, as systemd would, and goes when the lab goes.
+
+Layout inside the bubble: LAB is shared by all; a node sees its own ``LAB/hosts/NODE`` as /run, and in it LAB and
+/run/netns of everybody, because a CNI request names a workload's namespace by its path there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calico_kernel.host import libc, netns
+from calico_kernel.lab.network import LabError, which
+from calico_kernel.lab.topology import Host
+
+LAB = "/run/calico-lab"
+RUN_DIR = "/run/calico"
+STATE_DIR = "/run/calico-state"
+CONFIG = f"{RUN_DIR}/calico.yaml"
+DATASTORE = f"{LAB}/datastore/calico.db"
+RESTART_FIRST_S, RESTART_MOST_S = 0.1, 5.0
+
+
+def share_namespaces() -> None:
+    """Once for a lab, before the first host: what is mounted in /run/netns appears in every host as well."""
+    for directory in (f"{LAB}/hosts", f"{LAB}/logs", f"{LAB}/datastore", netns.DIRECTORY):
+        os.makedirs(directory, exist_ok=True)
+    libc.mount(netns.DIRECTORY, netns.DIRECTORY, flags=libc.MS_BIND)
+    libc.mount("none", netns.DIRECTORY, flags=libc.MS_SHARED)
+
+
+def node_config(host: Host) -> dict[str, Any]:
+    """What composes the node; JSON is YAML, so it is written as it is."""
+    return {
+        "node": host.name,
+        "datastore": {"plugin": "sqlite", "path": DATASTORE},
+        "ipam": "blocks",
+        "dataplane": "iptables",
+        "encapsulation": ["vxlan"],
+        "routing": [],
+        "extensions": ["cni"],
+        "agent": {"run_dir": RUN_DIR, "state_dir": STATE_DIR, "log_format": "text"},
+    }
+
+
+def program(name: str) -> list[str]:
+    """The command line of one of our own programs: beside this interpreter, else by module."""
+    beside = os.path.join(os.path.dirname(sys.executable), name)
+    if os.access(beside, os.X_OK):
+        return [beside]
+    return [sys.executable, "-c", f"import sys; from calico_kernel.cli.{name} import main; sys.exit(main())"]
+
+
+class NodeHost:
+    """One node. Used by one thread at a time."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.log = f"{LAB}/logs/{host.name}.log"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            ours.close()
+            status = 1
+            try:
+                _first_process(host, parent, theirs, self.log)
+                status = 0
+            except BaseException as exc:  # noqa: BLE001 -- the child must not run the parent's code; it reports and ends
+                with contextlib.suppress(OSError):
+                    theirs.send(json.dumps({"error": repr(exc)}).encode())
+            finally:
+                os._exit(status)
+        theirs.close()
+        self._control = ours
+        self._answer("the host")
+
+    def _answer(self, what: str) -> Mapping[str, Any]:
+        data = self._control.recv(65536)
+        answer = json.loads(data) if data else {"error": "its first process died"}
+        if "error" in answer:
+            raise LabError(
+                what=f"{what} of node {self.host.name} failed: {answer['error']}",
+                todo=f"read the log: calico lab logs {self.host.name}",
+            )
+        return dict(answer)
+
+    def _ask(self, **request: Any) -> Mapping[str, Any]:
+        self._control.send(json.dumps(request).encode())
+        return self._answer(str(request["do"]))
+
+    def start_agent(self, *, keep: bool = True) -> int:
+        """Start the agent, unless it runs; ``keep``: start it again whenever it dies. Returns its process id."""
+        return int(self._ask(do="start", keep=keep)["pid"])
+
+    def stop_agent(self, *, signal_number: int = signal.SIGTERM) -> None:
+        """End the agent and leave it ended."""
+        self._ask(do="stop", signal=int(signal_number))
+
+    def kill_agent(self) -> None:
+        """SIGKILL, as a crash would: the first process starts it again if it keeps it."""
+        self._ask(do="kill")
+
+    def agent(self) -> Mapping[str, Any]:
+        """{"pid": 0 when it does not run, "starts": how often it was started}."""
+        return self._ask(do="status")
+
+    def inside(self, argv: Sequence[str], *, network: str = "") -> list[str]:
+        """The command line that runs ``argv`` on this node; in another network namespace of its if ``network``."""
+        return enter_line(self.pid, argv, network=network)
+
+    def run(
+        self, argv: Sequence[str], *, network: str = "", text: str = "", environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.inside(argv, network=network),
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **host_environment(), **(environment or {})},
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self._control.close()
+
+
+def enter_line(pid: int, argv: Sequence[str], *, network: str = "") -> list[str]:
+    """nsenter(1) into the namespaces of process ``pid``, with the network of ``/run/netns/network`` if given."""
+    net = f"--net={netns.path_of(network)}" if network else "--net"
+    return [which("nsenter") or "nsenter", "--target", str(pid), "--mount", "--uts", net, "--", *argv]
+
+
+def host_environment() -> dict[str, str]:
+    return {"CALICO_CONFIG": CONFIG, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
+
+
+# ── the first process of a node ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _first_process(host: Host, parent: int, control: socket.socket, log: str) -> None:
+    libc.die_with_parent()
+    if os.getppid() != parent:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    descriptor = netns.open_fd(host.netns)
+    libc.setns(descriptor, libc.CLONE_NEWNET)
+    os.close(descriptor)
+    libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWUTS)
+    _set_hostname(host.name)
+    _private_run(host.name)
+    with open(CONFIG, "w") as file:
+        json.dump(node_config(host), file, indent=2)
+    control.send(b"{}")
+    _Supervisor(control, log).loop()
+
+
+def _set_hostname(name: str) -> None:
+    if ctypes.CDLL(None, use_errno=True).sethostname(name.encode(), len(name)):
+        raise OSError(ctypes.get_errno(), "sethostname")
+
+
+def _private_run(name: str) -> None:
+    mine = f"{LAB}/hosts/{name}"
+    for directory in ("netns", "lock", "calico", "calico-state", "calico-lab"):
+        os.makedirs(f"{mine}/{directory}", exist_ok=True)
+    libc.mount(netns.DIRECTORY, f"{mine}/netns", flags=libc.MS_BIND | libc.MS_REC)
+    libc.mount(LAB, f"{mine}/calico-lab", flags=libc.MS_BIND)
+    libc.mount(mine, "/run", flags=libc.MS_BIND | libc.MS_REC)
+    if not os.path.islink("/var/run"):
+        libc.mount("/run", "/var/run", flags=libc.MS_BIND | libc.MS_REC)
+    with contextlib.suppress(OSError):  # a locked-down /sys still shows the devices by netlink
+        libc.mount("sysfs", "/sys", "sysfs")
+
+
+class _Supervisor:
+    """Keeps the agent as it was last told to, and answers the engine."""
+
+    def __init__(self, control: socket.socket, log: str) -> None:
+        self._control = control
+        self._log = log
+        self._child: subprocess.Popen[bytes] | None = None
+        self._keep = False
+        self._starts = 0
+        self._pause_s = RESTART_FIRST_S
+        self._restart_at: float | None = None
+        self._started_at = 0.0
+
+    def loop(self) -> None:
+        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        while True:
+            timeout = None if self._restart_at is None else max(0.0, self._restart_at - time.monotonic())
+            ready, _, _ = select.select([self._control, woken], [], [], timeout)
+            if woken in ready:
+                os.read(woken, 4096)
+            self._mind_child()
+            if self._control in ready:
+                data = self._control.recv(65536)
+                if not data:
+                    return
+                self._control.send(json.dumps(self._do(json.loads(data))).encode())
+
+    def _mind_child(self) -> None:
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None
+            if self._keep:
+                if time.monotonic() - self._started_at > RESTART_MOST_S:
+                    self._pause_s = RESTART_FIRST_S
+                self._restart_at = time.monotonic() + self._pause_s
+                self._pause_s = min(self._pause_s * 2, RESTART_MOST_S)
+        if self._restart_at is not None and time.monotonic() >= self._restart_at:
+            self._start()
+
+    def _start(self) -> None:
+        self._restart_at = None
+        with open(self._log, "ab") as log:
+            self._child = subprocess.Popen(
+                [*program("calico"), "node"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **host_environment()},
+                preexec_fn=libc.die_with_parent,
+            )
+        self._starts += 1
+        self._started_at = time.monotonic()
+
+    def _do(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            if request["do"] == "start":
+                self._keep = bool(request["keep"])
+                if self._child is None:
+                    self._start()
+            elif request["do"] == "stop":
+                self._keep, self._restart_at = False, None
+                self._end(int(request["signal"]))
+            elif request["do"] == "kill" and self._child is not None:
+                self._child.kill()
+                self._child.wait()
+                self._mind_child()
+        except OSError as exc:
+            return {"error": str(exc)}
+        return {"pid": self._child.pid if self._child is not None else 0, "starts": self._starts}
+
+    def _end(self, number: int) -> None:
+        if self._child is None:
+            return
+        self._child.send_signal(number)
+        try:
+            self._child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None
