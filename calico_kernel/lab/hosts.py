@@ -149,6 +149,11 @@ def enter_line(pid: int, argv: Sequence[str], *, network: str = "") -> list[str]
     return [which("nsenter") or "nsenter", "--target", str(pid), "--mount", "--uts", net, "--", *argv]
 
 
+def network_line(network: str, argv: Sequence[str]) -> list[str]:
+    """Into a namespace of /run/netns and no other, for places that are no node."""
+    return [which("nsenter") or "nsenter", f"--net={netns.path_of(network)}", "--", *argv]
+
+
 def host_environment() -> dict[str, str]:
     return {"CALICO_CONFIG": CONFIG, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 

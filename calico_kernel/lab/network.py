@@ -90,7 +90,9 @@ def build(topology: Topology) -> None:
         _host(host, racks.get(host.rack, topology.outside_segment), topology.mtu_bytes)
 
 
-def set_block_routes(topology: Topology, blocks: Sequence[tuple[str, str]], previous: Sequence[tuple[str, str]]) -> None:
+def set_block_routes(
+    topology: Topology, blocks: Sequence[tuple[str, str]], previous: Sequence[tuple[str, str]]
+) -> None:
     """Let the routers know which node holds which block ((prefix, node) pairs), as a routing protocol would.
 
     Nodes of a rack get none of this: what they route, the agent programs.

@@ -146,7 +146,11 @@ class Prober:
                 family = socket.AF_INET if version == 4 else socket.AF_INET6
                 for protocol, number, ready in (
                     ("sctp", socket.IPPROTO_SCTP, self._sctp_reader(version)),
-                    ("icmp", socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6, self._echo_reader(version)),
+                    (
+                        "icmp",
+                        socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6,
+                        self._echo_reader(version),
+                    ),
                 ):
                     sock = socket.socket(family, socket.SOCK_RAW, number)
                     self._raw[place.name, protocol, version] = sock

@@ -1,0 +1,209 @@
+"""``calico lab up|run|exec|status|logs|list|down``: the command line of the lab.
+
+In:    arguments.   Out: calls of calico_kernel.lab.client and calico_kernel.lab.runner; text on standard output.
+Owns:  nothing. ``COMMAND`` is what the ``calico`` program registers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from calico_kernel.errors import CalicoError, ConfigError
+from calico_kernel.hookspecs import CliCommand
+
+DEFAULT_NAME = "lab"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "A small network of racks, hosts and workloads on this machine, every host with the real agent. Needs no root; "
+        "touches nothing of the machine; gone without trace when it ends."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    up = actions.add_parser("up", help="start a lab that stays")
+    _name(up)
+    _shape(up)
+    up.add_argument("--bare", action="store_true", help="wires and hosts only: no agents, no workloads")
+
+    run = actions.add_parser(
+        "run", help="apply the policies of a directory, one scenario after the other, and test them"
+    )
+    run.add_argument("directory", type=Path, metavar="DIR")
+    run.add_argument("--name", help="use this running lab (default: one of its own, ended afterwards)")
+    _shape(run)
+    run.add_argument(
+        "--only", action="append", metavar="NAME", help="only scenarios whose name contains this; repeatable"
+    )
+    run.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+
+    execute = actions.add_parser("exec", help="run a command on a node, workload, router or host outside")
+    _name(execute)
+    execute.add_argument("place", metavar="PLACE", help="node1, router-rack1, core, outside, or NAMESPACE/WORKLOAD")
+    execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+
+    status = actions.add_parser("status", help="what a lab consists of, with addresses")
+    _name(status)
+    status.add_argument("--json", action="store_true")
+
+    logs = actions.add_parser("logs", help="the end of an agent's log, or of the lab's own")
+    _name(logs)
+    logs.add_argument("node", help="a node, or `lab`")
+    logs.add_argument("--lines", type=int, default=100)
+
+    actions.add_parser("list", help="running labs")
+
+    down = actions.add_parser("down", help="end a lab")
+    _name(down)
+    down.add_argument("--all", action="store_true", help="all of this user's labs")
+
+
+def _name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", default=DEFAULT_NAME, help=f"which lab (default: {DEFAULT_NAME})")
+
+
+def _shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--topology", type=Path, metavar="FILE", help="YAML: racks, namespaces, workloads, pools")
+    parser.add_argument("--nodes", type=int, help="so many nodes, instead of the three of the demo")
+    parser.add_argument("--racks", type=int, help="in so many racks")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        return int(_ACTIONS[arguments.action](arguments))
+    except CalicoError as exc:
+        print(f"calico lab: {exc}", file=sys.stderr)
+        return 1
+
+
+def chosen_topology(arguments: argparse.Namespace) -> Any:
+    from calico_kernel.lab import topology
+
+    if arguments.topology is not None:
+        if arguments.nodes or arguments.racks:
+            raise ConfigError(what="--topology does not go with --nodes or --racks", todo="give one or the other")
+        try:
+            text = arguments.topology.read_text()
+        except OSError as exc:
+            raise ConfigError(what=f"cannot read {arguments.topology}: {exc.strerror}", todo="name a file") from exc
+        return topology.load(text, origin=str(arguments.topology))
+    if arguments.nodes or arguments.racks:
+        racks = arguments.racks or 1
+        return topology.generated(arguments.nodes or racks, racks)
+    return topology.demo()
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from calico_kernel.lab import client
+
+    with client.start(
+        chosen_topology(arguments), name=arguments.name, tied=False, agents=not arguments.bare, say=_progress
+    ) as lab:
+        _print_state(lab.state())
+    option = "" if arguments.name == DEFAULT_NAME else f" --name {arguments.name}"
+    print(f"\nTry:  calico lab exec{option} node1 -- ip route\nEnd:  calico lab down{option}")
+    return 0
+
+
+def _progress(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from calico_kernel.lab import runner
+
+    return runner.command(arguments, chosen_topology)
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    from calico_kernel.lab.client import LabClient
+
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    LabClient(arguments.name).exec(arguments.place, argv or ["sh"])
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from calico_kernel.lab.client import LabClient
+
+    with LabClient(arguments.name) as lab:
+        state = lab.state()
+    if arguments.json:
+        import json
+
+        print(json.dumps(state))
+    else:
+        _print_state(state)
+    return 0
+
+
+def _print_state(state: Any) -> None:
+    from calico_kernel.lab.topology import decode
+
+    topology = decode(state["topology"])
+    rows = [("NODE", "RACK", "IPV4", "IPV6")]
+    rows += [(host.name, host.rack or "-", host.ipv4, host.ipv6) for host in (*topology.nodes, *topology.outside)]
+    _table(rows)
+    if state["interfaces"]:
+        rows = [("WORKLOAD", "NODE", "IPV4", "IPV6", "INTERFACE")]
+        for each in topology.workloads:
+            addresses = state["addresses"].get(each.id, {})
+            rows.append(
+                (
+                    each.id,
+                    each.node,
+                    addresses.get("4", "-"),
+                    addresses.get("6", "-"),
+                    state["interfaces"].get(each.id, "-"),
+                )
+            )
+        print()
+        _table(rows)
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from calico_kernel.lab.client import LabClient
+
+    with LabClient(arguments.name) as lab:
+        sys.stdout.write(lab.ask("logs", node=arguments.node, lines=arguments.lines))
+    return 0
+
+
+def _list(_arguments: argparse.Namespace) -> int:
+    from calico_kernel.lab import client
+
+    for name in client.names():
+        print(name)
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from calico_kernel.lab import client
+
+    for name in client.names() if arguments.all else [arguments.name]:
+        with client.LabClient(name) as lab:
+            lab.end()
+    return 0
+
+
+_ACTIONS = {
+    "up": _up,
+    "run": _run,
+    "exec": _exec,
+    "status": _status,
+    "logs": _logs,
+    "list": _list,
+    "down": _down,
+}
+
+COMMAND = CliCommand(
+    program="calico", name="lab", help="a small network on this machine to try things in", configure=configure, run=run
+)

@@ -1,0 +1,141 @@
+"""Workloads of a lab: a namespace each, attached to their node by a real CNI request, as a container runtime makes it.
+
+In:    Workload values of a Topology, and the NodeHost that each lives on.
+Out:   ``Attached`` (addresses, interface), to calico_kernel.lab.engine.
+Owns:  namespaces named pod-*; everything else about a workload belongs to the CNI plugin and the agent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from calico_kernel.host import bubble, netns
+from calico_kernel.lab.hosts import NodeHost, program
+from calico_kernel.lab.network import LabError
+from calico_kernel.lab.topology import Workload
+
+NETWORK = "k8s-pod-network"
+INTERFACE = "eth0"
+TRY_AGAIN = 11  # CNI spec 1.1, "Error": the runtime should repeat the request later
+ADD_DEADLINE_S = 30.0
+
+
+@attrs.frozen(kw_only=True)
+class Attached:
+    """``addresses``: IP version -> bare address. ``add_ms``: wall time of the ADD that succeeded."""
+
+    workload: Workload
+    addresses: Mapping[int, str]
+    host_interface: str
+    add_ms: float
+
+
+def container_id(workload: Workload) -> str:
+    return hashlib.sha256(workload.id.encode()).hexdigest()
+
+
+def network_config(workload: Workload, *, versions: Sequence[int]) -> dict[str, Any]:
+    """The plugin's configuration as the runtime passes it; what a pod has beyond its name goes by ``args.cni``."""
+    return {
+        "cniVersion": "1.1.0",
+        "name": NETWORK,
+        "type": "calico",
+        "ipam": {
+            "type": "calico-ipam",
+            "assign_ipv4": str(4 in versions).lower(),
+            "assign_ipv6": str(6 in versions).lower(),
+        },
+        "args": {
+            "cni": {
+                "labels": dict(workload.labels),
+                "serviceAccount": workload.service_account,
+                "ports": list(workload.ports),
+            }
+        },
+    }
+
+
+def _environment(command: str, workload: Workload) -> dict[str, str]:
+    return {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": container_id(workload),
+        "CNI_NETNS": netns.path_of(workload.netns),
+        "CNI_IFNAME": INTERFACE,
+        "CNI_PATH": "/opt/cni/bin:/usr/lib/cni",
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={workload.namespace};K8S_POD_NAME={workload.name}",
+    }
+
+
+def add(host: NodeHost, workload: Workload, *, versions: Sequence[int]) -> Attached:
+    """Make the namespace and ADD it to the network; repeats while the plugin says "try again later".
+    Raises LabError with the plugin's message."""
+    if workload.netns not in netns.names():
+        netns.create(workload.netns)
+        netns.run_in(workload.netns, bubble.loopback_up)
+    deadline = time.monotonic() + ADD_DEADLINE_S
+    while True:
+        started = time.monotonic()
+        done = _request(host, "ADD", workload, versions)
+        took_ms = (time.monotonic() - started) * 1000
+        if done.returncode == 0:
+            return _attached(workload, done.stdout, took_ms)
+        error = _error_of(done.stdout)
+        if error.get("code") != TRY_AGAIN or time.monotonic() > deadline:
+            said = error.get("msg") or done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
+            details = f" ({error['details']})" if error.get("details") else ""
+            raise LabError(
+                what=f"CNI ADD of {workload.id} on {workload.node} failed: {said}{details}",
+                todo=f"read the agent's log: calico lab logs {workload.node}",
+            )
+        time.sleep(0.05)
+
+
+def remove(host: NodeHost, workload: Workload, *, versions: Sequence[int]) -> None:
+    """DEL, then the namespace. Raises LabError with the plugin's message; the namespace is then kept."""
+    done = _request(host, "DEL", workload, versions)
+    if done.returncode:
+        said = _error_of(done.stdout).get("msg") or done.stderr.strip() or f"status {done.returncode}"
+        raise LabError(
+            what=f"CNI DEL of {workload.id} on {workload.node} failed: {said}",
+            kept="its namespace and addresses",
+            todo=f"read the agent's log: calico lab logs {workload.node}",
+        )
+    netns.delete(workload.netns)
+
+
+def _request(host: NodeHost, command: str, workload: Workload, versions: Sequence[int]) -> Any:
+    return host.run(
+        program("calico-cni"),
+        text=json.dumps(network_config(workload, versions=versions)),
+        environment=_environment(command, workload),
+    )
+
+
+def _error_of(text: str) -> dict[str, Any]:
+    try:
+        error = json.loads(text)
+    except ValueError:
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def _attached(workload: Workload, text: str, add_ms: float) -> Attached:
+    result = _error_of(text)
+    addresses: dict[int, str] = {}
+    for entry in result.get("ips", []):
+        address = ipaddress.ip_interface(entry["address"]).ip
+        addresses.setdefault(address.version, str(address))
+    if not addresses:
+        raise LabError(
+            what=f"CNI ADD of {workload.id} returned no address: {text[:500]}",
+            todo=f"read the agent's log: calico lab logs {workload.node}",
+        )
+    interfaces = [each["name"] for each in result.get("interfaces", []) if not each.get("sandbox")]
+    return Attached(workload=workload, addresses=addresses, host_interface=next(iter(interfaces), ""), add_ms=add_ms)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from calico_kernel.errors import ConfigError
+from calico_kernel.lab import seeds, topology
+
+
+def test_demo_spreads_every_namespace_over_both_racks_and_shares_nodes() -> None:
+    demo = topology.demo()
+    racks = {host.name: host.rack for host in demo.nodes}
+    for namespace in demo.namespaces:
+        members = [each for each in demo.workloads if each.namespace == namespace.name]
+        assert len(members) == 3
+        assert {racks[each.node] for each in members} == {"rack1", "rack2"}
+    assert all(sum(each.node == host.name for each in demo.workloads) == 3 for host in demo.nodes)
+
+
+def test_topology_survives_the_way_to_another_process() -> None:
+    demo = topology.demo()
+    assert topology.decode(topology.encode(demo)) == demo
+
+
+@pytest.mark.parametrize(("nodes", "racks"), [(1, 1), (5, 2), (7, 3), (4, 4)])
+def test_generated_topology_has_as_many_nodes_as_asked_in_no_more_racks(nodes: int, racks: int) -> None:
+    made = topology.generated(nodes, racks)
+    assert len(made.nodes) == nodes
+    assert len(made.racks) <= racks
+    assert len({host.ipv4 for host in made.nodes}) == nodes
+    assert {each.node for each in made.workloads} <= {host.name for host in made.nodes}
+
+
+def test_more_racks_than_nodes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="2 nodes cannot fill 3 racks"):
+        topology.generated(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("racks: {}", "no node at all"),
+        ("racks: {r: [a, a]}", "same name"),
+        ("racks: {r: [Node]}", "not a name"),
+        ("racks: {r: [core]}", "same name"),
+        ("racks: {r: [a]}\nmtuBytes: 600", "1280-9000"),
+        ("racks: {r: [a]}\npools: {p: {cidr: 10.0.0.1/8}}", "pools.p.cidr"),
+        ("racks: {r: [a]}\nnamespaces: {n: {workloads: {w: {node: b}}}}", "no node b"),
+        ("racks: {r: [a]}\nnamespaces: {n: {workloads: {w: {serviceAccount: x}}}}", "not among serviceAccounts"),
+        ("racks: {r: [a]}\nextra: 1", "extra"),
+        ("racks: [", "not a lab topology"),
+    ],
+)
+def test_impossible_topology_is_refused_with_its_reason(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        topology.load(text)
+
+
+def test_seeds_are_a_pool_each_and_a_profile_for_each_namespace_and_account() -> None:
+    made = seeds.documents(topology.demo())
+    names = [(each["kind"], each["metadata"]["name"]) for each in made]
+    assert len(names) == len(set(names)) == 2 + 3 + 3 * 2
+    shop = next(each for each in made if each["metadata"]["name"] == "kns.shop")
+    assert shop["spec"]["labelsToApply"]["pcns.team"] == "sales"
+    assert shop["spec"]["labelsToApply"]["pcns.projectcalico.org/name"] == "shop"
