@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         AssignedAddress,
         Assignment,
         AssignRequest,
+        IpamConfig,
         IpamProblem,
         IpamReport,
         ReleaseRequest,
@@ -327,6 +328,22 @@ class Ipam(abc.ABC):
     @abc.abstractmethod
     def check(self) -> Sequence[IpamProblem]:
         """Inconsistencies among blocks, handles, affinities and pools; [] when there are none. Changes nothing."""
+
+    @abc.abstractmethod
+    def collect(self, problems: Sequence[IpamProblem]) -> Sequence[IpamProblem]:
+        """Mend what ``check`` called collectable, looking again at each before it is touched; returns those mended."""
+
+    @abc.abstractmethod
+    def configuration(self) -> IpamConfig:
+        """The configuration in force."""
+
+    @abc.abstractmethod
+    def configure(self, config: IpamConfig) -> None:
+        """Change it. Raises IpamError for a combination under which nothing could be assigned."""
+
+    @abc.abstractmethod
+    def release_pool(self, cidr: str) -> None:
+        """A pool is about to be deleted: give up every affinity in it; its empty blocks go, those in use stay."""
 
     @abc.abstractmethod
     def release_node(self, node: str) -> None:
