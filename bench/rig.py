@@ -132,8 +132,8 @@ def base_records() -> list[tuple[Key, Value]]:
 
 
 def policies(count: int) -> Iterator[tuple[Key, Value]]:
-    """``count`` policies that all select every endpoint: each allows TCP 80 from one group of remote endpoints; the last
-    in order allows everything, so that what nobody decides passes."""
+    """``count`` policies that all select every endpoint: each allows TCP 80 from one group of remote endpoints; the
+    last in order allows everything, so that what nobody decides passes."""
     for number in range(count - 1):
         rule = Rule(
             action="Allow",
