@@ -1,8 +1,8 @@
 """From a policy's commit to its effect on new flows: ``python -m bench policy --workloads 50 --policies 100``.
 
 One sender opens a new UDP flow every 0.5 ms between two local workloads, the receiver stamps arrivals. Deny latency:
-last arrival after the datastore acknowledged the policy; allow latency: first arrival after it acknowledged the removal.
-Medians of the rounds. The limit in the same run: the datastore's own time from commit to its watch.
+last arrival after the datastore acknowledged the policy; allow latency: first arrival after it acknowledged the
+removal. Medians of the rounds. The limit in the same run: the datastore's own time from commit to its watch.
 """
 
 from __future__ import annotations
