@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from calico_dp_iptables.driver import IptablesDataplane
 from calico_dp_iptables.settings import Settings
 from calico_kernel.hookspecs import ApplyReport, Services
-from calico_kernel.host import bubble, netns, netlink, sysctl
+from calico_kernel.host import bubble, netlink, netns, sysctl
 from calico_kernel.model import nodestate as ns
 
 BACKENDS = ("legacy", "nft")
+NODAD = 0x02
 
 
 @attrs.define
@@ -59,9 +61,7 @@ class World:
     pods: list[Pod]
     _ports: int = 20000
 
-    def reaches(
-        self, source: Pod, target: Pod, port: int = 8080, *, version: int = 4, from_address: str = ""
-    ) -> bool:
+    def reaches(self, source: Pod, target: Pod, port: int = 8080, *, version: int = 4, from_address: str = "") -> bool:
         """Does a datagram of a new flow arrive?"""
         self._ports += 1
         family = socket.AF_INET if version == 4 else socket.AF_INET6
@@ -94,8 +94,6 @@ def _make_pod(nl: netlink.Netlink, world: str, number: int) -> Pod:
     try:
         nl.run(netlink.add_veth(pod.interface, "eth0", peer_netns_fd=fd, up=True))
     finally:
-        import os
-
         os.close(fd)
     link = nl.link(pod.interface)
     assert link is not None
@@ -114,10 +112,10 @@ def _make_pod(nl: netlink.Netlink, world: str, number: int) -> Pod:
             own = inner.link("eth0")
             assert own is not None
             inner.run(netlink.set_link(own.index, up=True))
-            inner.run(netlink.add_address(f"{pod.ipv4}/32", own.index))
-            inner.run(netlink.add_address(f"{pod.ipv6}/128", own.index))
-            inner.run(netlink.replace_neighbour("169.254.1.1", link.mac, own.index))
-            inner.run(netlink.replace_neighbour("fe80::1", link.mac, own.index))
+            inner.run(netlink.add_address(netlink.InterfaceAddress(own.index, pod.ipv4, 32)))
+            inner.run(netlink.add_address(netlink.InterfaceAddress(own.index, pod.ipv6, 128, flags=NODAD)))
+            inner.run(netlink.replace_neighbour(netlink.Neighbour(own.index, "169.254.1.1", link.mac)))
+            inner.run(netlink.replace_neighbour(netlink.Neighbour(own.index, "fe80::1", link.mac)))
             inner.run(netlink.replace_route(netlink.RouteEntry("169.254.1.1/32", ifindex=own.index, scope=253)))
             inner.run(netlink.replace_route(netlink.RouteEntry("0.0.0.0/0", ifindex=own.index, gateway="169.254.1.1")))
             inner.run(netlink.replace_route(netlink.RouteEntry("::/0", ifindex=own.index, gateway="fe80::1")))
@@ -125,7 +123,8 @@ def _make_pod(nl: netlink.Netlink, world: str, number: int) -> Pod:
     netns.run_in(namespace, inside)
     nl.run(netlink.replace_route(netlink.RouteEntry(f"{pod.ipv4}/32", ifindex=link.index, scope=253)))
     nl.run(netlink.replace_route(netlink.RouteEntry(f"{pod.ipv6}/128", ifindex=link.index)))
-    nl.run(netlink.replace_neighbour(pod.ipv6, netns.run_in(namespace, _own_mac), link.index))
+    mac = netns.run_in(namespace, _own_mac)
+    nl.run(netlink.replace_neighbour(netlink.Neighbour(link.index, pod.ipv6, mac)))
     return pod
 
 

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.node
 ALLOW_8080 = ns.ActivePolicy(
     id=ns.PolicyId("GlobalNetworkPolicy", "", "web"),
     tier="default",
-    inbound=(
-        ns.ParsedRule(action="allow", protocol=17, destination=ns.Match(ports=(ns.PortRange(8080, 8080),))),
-    ),
+    inbound=(ns.ParsedRule(action="allow", protocol=17, destination=ns.Match(ports=(ns.PortRange(8080, 8080),))),),
 )
 
 
@@ -64,17 +62,17 @@ def test_forged_source_address_is_denied(
     first, second, third = world.pods
     driver = make_dataplane()
     listed = kit.policy_list(profiles=("allow",))
-    forged = "10.65.0.99" if version == 4 else "fd65::99"
+    forged, length = ("10.65.0.99", 32) if version == 4 else ("fd65::99", 128)
 
     def give() -> None:
         with netlink.Netlink() as nl:
             link = nl.link("eth0")
             assert link is not None
-            nl.run(netlink.add_address(f"{forged}/{32 if version == 4 else 128}", link.index))
+            nl.run(netlink.add_address(netlink.InterfaceAddress(link.index, forged, length, flags=2)))
 
     for pod in (first, third):
         netns.run_in(pod.namespace, give)
-    spoofer = third.endpoint(listed, spoofable_prefixes=(f"{forged}/{32 if version == 4 else 128}",))
+    spoofer = third.endpoint(listed, spoofable_prefixes=(f"{forged}/{length}",))
     kit.applied(
         driver,
         kit.full(workloads={first.id: first.endpoint(listed), second.id: second.endpoint(listed), third.id: spoofer}),

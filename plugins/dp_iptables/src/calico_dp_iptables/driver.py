@@ -87,10 +87,10 @@ class IptablesDataplane(Dataplane):
                     family.profile(name, profile)
         self._take_workloads(delta)
         self._take_host_endpoints(delta)
-        for key in delta.profiles.removes:
-            if state.profiles.pop(key, None) is not None:
+        for name in delta.profiles.removes:
+            if state.profiles.pop(name, None) is not None:
                 for family in self.families.values():
-                    family.profile_gone(key)
+                    family.profile_gone(name)
         for policy_id in delta.policies.removes:
             if state.policies.pop(policy_id, None) is not None:
                 for family in self.families.values():
@@ -234,10 +234,11 @@ class IptablesDataplane(Dataplane):
             self._unprogrammed.clear()
         bad = [
             Failure(
-                str(w.id.workload), f"interface name {w.interface!r} cannot be used in rules; its traffic is denied"
+                subject=str(workload.id.workload),
+                reason=f"interface name {workload.interface!r} cannot be used in rules; its traffic is denied",
             )
-            for w in self.state.workloads.values()
-            if not is_usable_interface(w.interface)
+            for workload in self.state.workloads.values()
+            if not is_usable_interface(workload.interface)
         ]
         return ApplyReport(
             failures=(*outcome.failures, *bad),

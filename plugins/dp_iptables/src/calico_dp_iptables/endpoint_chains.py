@@ -22,7 +22,7 @@ from calico_dp_iptables import rules as r
 from calico_dp_iptables.options import Failsafe, Options
 from calico_dp_iptables.policy_rules import ACCEPT_CHAIN, PASS_CHAIN
 from calico_dp_iptables.rules import Rule, rule
-from calico_kernel.model.nodestate import PolicyId, PolicyList
+from calico_kernel.model.nodestate import PolicyId, PolicyList, PortRange
 
 RUN_THRESHOLD = 12
 """Tiers with more policies than this are cut into runs."""
@@ -74,7 +74,7 @@ class EndpointChains:
         top = [*self._conntrack(), self._clear()]
         if not to_workload:
             if not self.options.allow_vxlan_from_workloads:
-                port = (names_port(self.options.vxlan_port),)
+                port = (one_port(self.options.vxlan_port),)
                 top.append(rule(r.Protocol(17), r.Ports(False, port), self.deny, note="Drop VXLAN from workloads"))
             if not self.options.allow_ipip_from_workloads:
                 top.append(rule(r.Protocol(4), self.deny, note="Drop IPinIP from workloads"))
@@ -167,8 +167,8 @@ class EndpointChains:
         yield rule(self.deny, note="Drop if no profiles matched")
 
 
-def names_port(port: int) -> r.PortRange:
-    return r.PortRange(port, port)
+def one_port(port: int) -> PortRange:
+    return PortRange(port, port)
 
 
 def failsafe_chains(options: Options, *, version: int, raw: bool) -> Chains:
@@ -179,7 +179,7 @@ def failsafe_chains(options: Options, *, version: int, raw: bool) -> Chains:
             if entry.net and (6 if ":" in entry.net else 4) != version:
                 continue
             remote = [r.Net(inbound, entry.net)] if entry.net else []
-            ports = r.Ports(answers, (names_port(entry.port),))
+            ports = r.Ports(answers, (one_port(entry.port),))
             yield rule(r.Protocol(entry.protocol), *remote, ports, r.ACCEPT)
 
     incoming = list(accept(options.failsafe_in, inbound=True))

@@ -22,7 +22,7 @@ from calico_dp_iptables.links import Links
 from calico_dp_iptables.names import is_our_set
 from calico_dp_iptables.programs import ProgramFailed, Programs, Run
 from calico_dp_iptables.settings import Settings
-from calico_dp_iptables.table import Observed, Table, Transaction
+from calico_dp_iptables.table import Observed, Table, Transaction, parse_save
 from calico_kernel.errors import CalicoError
 from calico_kernel.hookspecs import Failure, Lack, Services
 
@@ -79,9 +79,11 @@ class Kernel:
             else:
                 name = "iptables" if version == 4 else "ip6tables"
                 effect = f"nothing is enforced for IPv{version}; the host must not forward it"
-                self._lacks[name] = Lack(f"{name} ({self.backend})", effect)
+                self._lacks[name] = Lack(capability=f"{name} ({self.backend})", effect=effect)
         if not self._programs.find("ipset"):
-            self._lacks["ipset"] = Lack("ipset", "rules with selectors, named ports or network sets deny")
+            self._lacks["ipset"] = Lack(
+                capability="ipset", effect="rules with selectors, named ports or network sets deny"
+            )
         self.distrust()
 
     # ── apply ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -92,7 +94,7 @@ class Kernel:
         try:
             self._start(state)
         except CalicoError as exc:
-            return Outcome(failures=[Failure("iptables", str(exc))], blocked=True)
+            return Outcome(failures=[Failure(subject="iptables", reason=str(exc))], blocked=True)
         if now >= self._next_read or (self._check_s and now >= self._next_check):
             self.distrust()
         failures += self._observe(state, now)
@@ -135,11 +137,11 @@ class Kernel:
             try:
                 text = run.finish()
             except ProgramFailed as exc:
-                failures.append(Failure(f"reading {what}", exc.reason))
+                failures.append(Failure(subject=f"reading {what}", reason=exc.reason))
                 continue
             self._read.add(what)
             if isinstance(what, int):
-                saved = xtables.parse_save(text)
+                saved = parse_save(text)
                 for name, table in self._families[what].tables.items():
                     table.observe(saved.get(name, Observed.empty()))
             else:
@@ -183,7 +185,7 @@ class Kernel:
                 except ProgramFailed as exc:
                     at = exc.line
                     refused = lines[at - 1] if 0 < at <= len(lines) else lines[0]
-                    failures.append(Failure(f"ip set {name}", f"{exc.reason} ({refused})"))
+                    failures.append(Failure(subject=f"ip set {name}", reason=f"{exc.reason} ({refused})"))
                     self.sets.forget_real([name])
                     self._read.discard("sets")
                     if not (0 < at <= len(lines)) or not refused.startswith(("add ", "del ")):
@@ -209,7 +211,7 @@ class Kernel:
                     self._restore_sets([f"destroy {name}"])
                 except ProgramFailed as exc:
                     if "does not exist" not in exc.reason:
-                        failures.append(Failure(f"ip set {name}", exc.reason))
+                        failures.append(Failure(subject=f"ip set {name}", reason=exc.reason))
                         continue
                 self.sets.removed(name)
                 destroyed += 1
@@ -262,7 +264,7 @@ class Kernel:
         self._log.warning("%s-restore failed (%s); writing table by table", program, first.reason)
         if first.unknown:  # it hangs: the next apply tries again, with everything read anew
             self._read.discard(version)
-            failures.append(Failure(f"{program} rules", first.reason))
+            failures.append(Failure(subject=f"{program} rules", reason=first.reason))
             return True, 0
         if _is_too_long(first):
             self._limit = self._limit // 2 if self._limit else SMALL_BATCH
@@ -270,7 +272,7 @@ class Kernel:
             saved = family.save()
         except ProgramFailed as exc:
             self._read.discard(version)
-            failures.append(Failure(f"reading {program} rules", exc.reason))
+            failures.append(Failure(subject=f"reading {program} rules", reason=exc.reason))
             return True, 0
         blocked, written = False, 0
         for name in TABLES:
@@ -281,7 +283,7 @@ class Kernel:
             except ProgramFailed as exc:
                 self._read.discard(version)
                 blocked = blocked or name in ("raw", "filter")
-                failures.append(Failure(f"{program} table {name}", exc.reason))
+                failures.append(Failure(subject=f"{program} table {name}", reason=exc.reason))
         return blocked, written
 
     def _write_table(self, family: Iptables, table: Table) -> int:

@@ -199,20 +199,15 @@ class Renderer:
             return
         all_match, this_matches = self.marks.scratch0, self.marks.scratch1
         protocol = [match for match in conditions.single if isinstance(match, r.Protocol)]
-        first, *others = conditions.blocks or [None]
-        if first is None:
+        if not conditions.blocks:
             yield rule(r.SetMark(all_match, all_match))
-        else:
-            yield rule(r.SetMark(0, all_match | this_matches))
-            for alternative in first:
-                yield rule(*_with_protocol(protocol, alternative), r.SetMark(all_match, all_match))
-        for block in others:
-            if block is None:
-                continue
-            yield rule(r.SetMark(0, this_matches))
+        for position, block in enumerate(conditions.blocks):
+            hit = this_matches if position else all_match
+            yield rule(r.SetMark(0, this_matches if position else all_match | this_matches))
             for alternative in block:
-                yield rule(*_with_protocol(protocol, alternative), r.SetMark(this_matches, this_matches))
-            yield rule(r.Mark(0, this_matches), r.SetMark(0, all_match))
+                yield rule(*_with_protocol(protocol, alternative), r.SetMark(hit, hit))
+            if position:
+                yield rule(r.Mark(0, this_matches), r.SetMark(0, all_match))
         for exception in conditions.exceptions:
             yield rule(*_with_protocol(protocol, exception), r.SetMark(0, all_match))
 

@@ -366,9 +366,11 @@ class Rule:
     note: str = ""
 
     def features(self) -> Iterator[str]:
-        for part in (*self.matches, self.target):
-            if part.feature:
-                yield part.feature
+        for match in self.matches:
+            if match.feature:
+                yield match.feature
+        if self.target.feature:
+            yield self.target.feature
 
     def text(self) -> str:
         """Without chain and identity. Raises ValueError for a value that cannot be written."""

@@ -17,7 +17,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     backend: Literal["", "legacy", "nft"] = ""
-    programs: dict[str, str] = {}
+    programs: dict[str, str] = msgspec.field(default_factory=dict)
     timeout_s: float = 30.0
     lock_wait_s: int = 10
     drift_poll_s: float = 0.25

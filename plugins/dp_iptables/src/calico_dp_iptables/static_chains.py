@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from calico_dp_iptables import rules as r
-from calico_dp_iptables.endpoint_chains import Chains, names_port
+from calico_dp_iptables.endpoint_chains import Chains, one_port
 from calico_dp_iptables.names import set_name
 from calico_dp_iptables.options import Options
 from calico_dp_iptables.rules import Rule, rule
@@ -150,7 +150,7 @@ class StaticChains:
             )
             yield rule(r.Protocol(4), self.deny, note="Drop IPIP from non-Calico hosts")
         if self.needs.vxlan:
-            vxlan = (r.Protocol(17), r.Ports(False, (names_port(self.options.vxlan_port),)))
+            vxlan = (r.Protocol(17), r.Ports(False, (one_port(self.options.vxlan_port),)))
             yield from self._allow(*vxlan, self._set(True, ALL_VXLAN_SET), local, note="Allow VXLAN from Calico hosts")
             yield rule(*vxlan, local, r.DROP if self.version == 4 else self.deny, note="Drop other VXLAN")
         yield from self._from_workloads(r.Goto(WORKLOAD_TO_HOST))
@@ -189,7 +189,7 @@ class StaticChains:
                 r.Protocol(4), self._set(False, ALL_HOSTS_SET), local, note="Allow IPIP to Calico hosts"
             )
         if self.needs.vxlan:
-            vxlan = (r.Protocol(17), r.Ports(False, (names_port(self.options.vxlan_port),)))
+            vxlan = (r.Protocol(17), r.Ports(False, (one_port(self.options.vxlan_port),)))
             yield from self._allow(*vxlan, self._set(False, ALL_VXLAN_SET), local, note="Allow VXLAN to Calico hosts")
         if self.needs.host_endpoints:
             yield self._clear_all()
@@ -202,7 +202,7 @@ class StaticChains:
         marks = self.options.marks
         from_workload = r.Mark(marks.scratch0, marks.scratch0)
         untracked = self.needs.untracked
-        vxlan = (r.Protocol(17), r.Ports(False, (names_port(self.options.vxlan_port),)))
+        vxlan = (r.Protocol(17), r.Ports(False, (one_port(self.options.vxlan_port),)))
         incoming = [self._clear_all()]
         if self.needs.vxlan:
             incoming.append(rule(*vxlan, r.NoTrack()))
