@@ -48,6 +48,14 @@ R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
 
+_KIND_NAMES = {
+    "WorkloadEndpoint": "workload",
+    "HostEndpoint": "host endpoint",
+    "NetworkSet": "network set",
+    "GlobalNetworkSet": "global network set",
+}
+
+
 @attrs.frozen(kw_only=True, slots=True)
 class NamedPort:
     name: str
@@ -63,6 +71,7 @@ class Endpoint:
     labels:     with what its profiles hand down.   profiles: in the order of its resource.
     addresses:  its own, each a single one.   nets: prefixes, of a network set only.
     interface:  of a host endpoint: a name, "*" for all, or "" when its addresses say which one is meant.
+    workload:   what a workload endpoint belongs to, by the name that people use: the pod's.
     """
 
     kind: str
@@ -75,9 +84,15 @@ class Endpoint:
     nets: tuple[Network, ...] = ()
     ports: tuple[NamedPort, ...] = ()
     interface: str = ""
+    workload: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        name = self.workload or self.name
+        return (
+            f"{_KIND_NAMES[self.kind]} {self.namespace}/{name}"
+            if self.namespace
+            else f"{_KIND_NAMES[self.kind]} {name}"
+        )
 
     def holds(self, address: Address) -> bool:
         return address in self.addresses or any(address in net for net in self.nets)
@@ -353,6 +368,7 @@ def _workload(endpoint: WorkloadEndpoint) -> Endpoint:
             if port.name
         ),
         interface=endpoint.spec.interface_name,
+        workload=endpoint.spec.pod or endpoint.spec.workload,
     )
 
 
