@@ -7,6 +7,8 @@ looking would load them.
 
 from __future__ import annotations
 
+import socket
+
 import attrs
 
 from calico_dp_iptables.programs import ProgramFailed, Programs, Run
@@ -62,6 +64,17 @@ def detect(programs: Programs, wanted: str) -> str:
     if count(nft) > count(legacy):
         return "nft"
     return "legacy" if programs.find("iptables-legacy-restore") else "nft"
+
+
+def nft_limit_bytes() -> int:
+    """Largest nft transaction that iptables can send: 0 for any. It asks for a larger buffer in the one way that needs
+    privilege over the whole machine; in a user namespace it is left with the kernel's default."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, 32, 1 << 22)  # SO_SNDBUFFORCE, as iptables does
+        except PermissionError:
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return 0
 
 
 @attrs.frozen

@@ -65,6 +65,8 @@ class Family:
         self.lacks: dict[str, list[str]] = {}
         self.drop: r.Target = r.DROP
         self._lists: Counter[PolicyList] = Counter()
+        self._digests: dict[PolicyList, str] = {}
+        self._left: list[PolicyList] = []
         self._list_of: dict[WorkloadEndpointId, PolicyList] = {}
         self._list_chains: dict[PolicyList, set[str]] = {}
         self._run_users: Counter[str] = Counter()
@@ -100,7 +102,7 @@ class Family:
         for name, profile in self.state.profiles.items():
             self.profile(name, profile)
         for listed in list(self._lists):
-            self._render_list(listed)
+            self._render_list(listed, anew=True)
         self.render_dispatch()
         self.render_static()
         self.render_host_endpoints()
@@ -147,36 +149,45 @@ class Family:
     def workload(self, workload: LocalWorkload) -> None:
         """Counts its list; the caller renders the dispatch once for all."""
         old = self._list_of.get(workload.id)
-        if old == workload.policies:
-            return
+        if old is workload.policies or (hash(old) == hash(workload.policies) and old == workload.policies):
+            return  # lists are long and keep their hash, so unequal ones are told apart at once
         self._list_of[workload.id] = workload.policies
         self._lists[workload.policies] += 1
         if self._lists[workload.policies] == 1:
             self._render_list(workload.policies)
         if old is not None:
-            self._release_list(old)
+            self._left.append(old)
 
     def workload_gone(self, workload: WorkloadEndpointId) -> None:
         old = self._list_of.pop(workload, None)
         if old is not None:
-            self._release_list(old)
+            self._left.append(old)
 
-    def _render_list(self, listed: PolicyList) -> None:
+    def _render_list(self, listed: PolicyList, *, anew: bool = False) -> None:
         chains = self._endpoint_chains()
-        made = {**chains.workload(listed, to_workload=True), **chains.workload(listed, to_workload=False)}
+        if not anew:
+            chains = attrs.evolve(chains, known=self._run_users)
+        digest = self._digests.get(listed)
+        if digest is None:
+            digest = self._digests[listed] = names.list_digest(listed)
+        made = {
+            **chains.workload(listed, digest, to_workload=True),
+            **chains.workload(listed, digest, to_workload=False),
+        }
         old = self._list_chains.get(listed, set())
         self._list_chains[listed] = set(made)
         for name in made:
             if name not in old:
                 self._run_users[name] += 1
         for name, content in made.items():
-            self.tables["filter"].set_chain(name, content)
+            if content:
+                self.tables["filter"].set_chain(name, content)
         self._release_chains(old - made.keys())
 
     def _release_list(self, listed: PolicyList) -> None:
         self._lists[listed] -= 1
         if not self._lists[listed]:
-            del self._lists[listed]
+            del self._lists[listed], self._digests[listed]
             self._release_chains(self._list_chains.pop(listed, set()))
 
     def _release_chains(self, gone: Iterable[str]) -> None:
@@ -194,7 +205,7 @@ class Family:
         for workload in self.state.workloads.values():
             if not (workload.active and names.is_usable_interface(workload.interface)):
                 continue  # falls to the end of the dispatch, which denies
-            digest = names.list_digest(workload.policies)
+            digest = self._digests[workload.policies]
             to_workload[workload.interface] = names.workload_chain(digest, to_workload=True)
             from_workload[workload.interface] = names.workload_chain(digest, to_workload=False)
             for prefix in workload.spoofable_prefixes:
@@ -208,6 +219,9 @@ class Family:
         spoofing.sort(key=lambda item: item.text())
         self._put("spoofing", "raw", {static.RPF_SKIP: spoofing})
         self._put("floating", "nat", self._floating())
+        for listed in self._left:  # not before the dispatch leads elsewhere: chains they share stay untouched
+            self._release_list(listed)
+        self._left.clear()
 
     def _floating(self) -> Chains:
         dnat: list[Rule] = []

@@ -12,8 +12,9 @@ a run in common share its chain.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -46,13 +47,18 @@ def mark_chains(options: Options) -> Chains:
     }
 
 
+@functools.lru_cache(maxsize=16384)
+def _ends_run(policy: PolicyId) -> bool:
+    digest = hashlib.blake2b("\x00".join(policy).encode(), digest_size=2).digest()
+    return int.from_bytes(digest, "big") % RUN_MEAN == 0
+
+
 def runs(policies: Sequence[PolicyId]) -> Iterator[tuple[PolicyId, ...]]:
     """Cut a long tier where a policy's own hash says so."""
     run: list[PolicyId] = []
     for policy in policies:
         run.append(policy)
-        ends = hashlib.blake2b("\x00".join(policy).encode(), digest_size=2).digest()
-        if len(run) >= RUN_MAX or int.from_bytes(ends, "big") % RUN_MEAN == 0:
+        if len(run) >= RUN_MAX or _ends_run(policy):
             yield tuple(run)
             run = []
     if run:
@@ -61,16 +67,18 @@ def runs(policies: Sequence[PolicyId]) -> Iterator[tuple[PolicyId, ...]]:
 
 @attrs.frozen(kw_only=True)
 class EndpointChains:
-    """``deny``: what denying does."""
+    """deny: what denying does. known: chains of runs that stand already; their names tell their content, so they are
+    named again but not made again."""
 
     version: int
     options: Options
     deny: r.Target = r.DROP
+    known: Container[str] = ()
 
-    def workload(self, policies: PolicyList, *, to_workload: bool) -> Chains:
-        """The shared chain of a list in one direction, and the chains of its runs."""
+    def workload(self, policies: PolicyList, digest: str, *, to_workload: bool) -> Chains:
+        """The shared chain of a list in one direction, and the chains of its runs ([] for those known)."""
         made: Chains = {}
-        name = names.workload_chain(names.list_digest(policies), to_workload=to_workload)
+        name = names.workload_chain(digest, to_workload=to_workload)
         top = [*self._conntrack(), self._clear()]
         if not to_workload:
             if not self.options.allow_vxlan_from_workloads:
@@ -146,7 +154,7 @@ class EndpointChains:
                 continue
             name = names.group_chain(run, inbound=inbound)
             if name not in made:
-                made[name] = list(self._run(run, inbound=inbound))
+                made[name] = [] if name in self.known else list(self._run(run, inbound=inbound))
             yield name
 
     def _run(self, run: Sequence[PolicyId], *, inbound: bool) -> Iterator[Rule]:

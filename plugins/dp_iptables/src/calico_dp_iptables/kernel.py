@@ -26,8 +26,8 @@ from calico_dp_iptables.table import Observed, Table, Transaction, parse_save
 from calico_kernel.errors import CalicoError
 from calico_kernel.hookspecs import Failure, Lack, Services
 
-SMALL_BATCH = 600
-"""Lines of one nft transaction where the kernel limits its size (no privilege to exceed the socket's buffer)."""
+LINE_BYTES = 1000
+"""What one rule takes in an nft transaction at most, where the kernel limits the size of one."""
 _CHECK_MAX_S = 3600.0
 
 
@@ -72,6 +72,7 @@ class Kernel:
             return
         self.backend = xtables.detect(self._programs, wanted)
         self.tables = {}
+        self._limit = xtables.nft_limit_bytes() // LINE_BYTES if self.backend == "nft" else 0
         for version in (4, 6) if state.options.ipv6 else (4,):
             family = Iptables(self._programs, self.backend, version, self._settings.lock_wait_s)
             if family.available():
@@ -267,7 +268,7 @@ class Kernel:
             failures.append(Failure(subject=f"{program} rules", reason=first.reason))
             return True, 0
         if _is_too_long(first):
-            self._limit = self._limit // 2 if self._limit else SMALL_BATCH
+            self._limit = (self._limit or xtables.nft_limit_bytes() // LINE_BYTES) // 2
         try:
             saved = family.save()
         except ProgramFailed as exc:

@@ -7,6 +7,7 @@ and ipset's of 31 for a set.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -43,6 +44,7 @@ def _limited(prefix: str, suffix: str, limit: int) -> str:
     return f"{prefix}_{digest[: limit - 1 - len(prefix)]}"
 
 
+@functools.lru_cache(maxsize=16384)
 def policy_chain(policy: PolicyId, *, inbound: bool) -> str:
     short = _SHORT_KINDS.get(policy.kind, policy.kind)
     suffix = f"{short}/{policy.namespace}/{policy.name}" if policy.namespace else f"{short}/{policy.name}"

@@ -260,11 +260,12 @@ class Table:
         batches: list[list[_Change]] = [[]]
         used = 0
         for change in ordered.values():
-            if used and used + len(change.lines) > limit:
-                batches.append([])
-                used = 0
-            batches[-1].append(change)
-            used += len(change.lines)
+            for part in change.parts(limit):
+                if used and used + len(part.lines) > limit:
+                    batches.append([])
+                    used = 0
+                batches[-1].append(part)
+                used += len(part.lines)
         batches.append([])
         used = others
         for change in live:
@@ -323,6 +324,12 @@ class _Change:
     name: str
     lines: tuple[str, ...]
     identities: tuple[str, ...]
+
+    def parts(self, limit: int) -> Iterator[_Change]:
+        """A new chain may be filled in steps, because nothing leads to it yet."""
+        for start in range(0, len(self.lines), limit):
+            end = min(start + limit, len(self.lines))
+            yield _Change(self.name, self.lines[start:end], self.identities[: end - 1])
 
 
 def _lines(changes: Sequence[_Change]) -> tuple[str, ...]:
