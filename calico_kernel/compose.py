@@ -37,6 +37,7 @@ from calico_kernel.hookspecs import (
     Services,
     Validator,
 )
+from calico_kernel.model.kinds import register
 from calico_kernel.plugins import FAMILIES, Loaded, Plugins, load_plugins
 
 T = TypeVar("T")
@@ -55,7 +56,8 @@ class Opened(Generic[T]):
 def compose(config: Config) -> Composition:
     """Find, check and register what ``config`` names. Raises ConfigError or PluginError; nothing was touched."""
     composition = Composition(config=config, plugins=load_plugins(config.plugins))
-    composition.resource_kinds()
+    for kind in composition.resource_kinds():
+        register(kind)
     composition.validators()
     composition.cli_commands("calico")
     composition.cli_commands("calicoctl")

@@ -1,0 +1,72 @@
+"""What one run of a tool works with: the configuration, the composition, the client. Each is made on first use.
+
+In:    the parsed arguments (``--config``).
+Out:   an open ``Client``; closed at the end of the run.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calico_kernel.errors import CalicoError
+
+if TYPE_CHECKING:
+    from calico_kernel.client import Client
+    from calico_kernel.compose import Composition
+    from calico_kernel.config import Config
+
+
+class Failed(Exception):
+    """The command has said all there is to say; exit with status 1."""
+
+
+class Session:
+    def __init__(self, config_path: str | None) -> None:
+        self._path = config_path
+
+    @cached_property
+    def config(self) -> Config:
+        from calico_kernel.config import load
+
+        return load(self._path)
+
+    @cached_property
+    def composition(self) -> Composition:
+        from calico_kernel.compose import compose
+
+        return compose(self.config)
+
+    @cached_property
+    def client(self) -> Client:
+        from calico_kernel.client import Client
+
+        composition = self.composition
+        return Client(
+            store=composition.open_datastore(),
+            ipam=composition.open_ipam if composition.has_ipam else None,
+            validators=composition.validators(),
+        )
+
+    def close(self) -> None:
+        if "composition" in self.__dict__:
+            self.composition.close()
+
+
+def described(exc: CalicoError) -> str:
+    """One error in the words of Calico's tools, with what to do where they say nothing."""
+    from calico_kernel.cli.files import FileError
+    from calico_kernel.errors import AlreadyExists, NotFound, NotPermitted, RevisionConflict, ValidationError
+
+    if isinstance(exc, ValidationError):
+        fields = [f"{path} ({reason})" if path else reason for path, reason in exc.problems]
+        if len(fields) == 1:
+            return f"error with field {fields[0]}"
+        return "error with the following fields:\n" + "".join(f"-  {field}\n" for field in fields)
+    if isinstance(exc, NotFound):
+        return f"{exc.what} with error: not found"
+    if isinstance(exc, AlreadyExists):
+        return f"{exc.what} with error: {exc.todo}"
+    if isinstance(exc, RevisionConflict | NotPermitted | FileError):
+        return exc.what
+    return f"{exc.what}; {exc.todo}"

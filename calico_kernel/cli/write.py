@@ -1,0 +1,236 @@
+"""``calicoctl apply``, ``create``, ``replace``, ``delete`` and ``validate``.
+
+In:    files of resources, or a kind and names.
+Out:   the same sentences that Calico's calicoctl writes; every resource is tried, whatever became of the one before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from calico_kernel.cli.documents import Read, resource_from
+from calico_kernel.cli.files import FileError, read
+from calico_kernel.cli.session import Failed, described
+from calico_kernel.errors import AlreadyExists, CalicoError, NotFound
+
+if TYPE_CHECKING:
+    from calico_kernel.cli.session import Session
+
+DONE = {
+    "apply": "applied",
+    "create": "created",
+    "replace": "replaced",
+    "delete": "deleted",
+    "validate": "validated",
+}
+
+
+def configure(name: str, parser: argparse.ArgumentParser) -> None:
+    if name == "delete":
+        parser.add_argument("kind", nargs="?", metavar="KIND")
+        parser.add_argument("names", nargs="*", metavar="NAME")
+    add_file_options(parser, required=name != "delete")
+    if name == "create":
+        parser.add_argument("--skip-exists", action="store_true", help="pass over resources that exist")
+    if name == "delete":
+        parser.add_argument(
+            "-s", "--skip-not-exists", action="store_true", help="pass over resources that do not exist"
+        )
+    parser.add_argument("-o", "--output", choices=["text", "json"], default="text", help="how to report the result")
+
+
+def add_file_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("-f", "--filename", required=required, help="file, directory, or - for standard input")
+    parser.add_argument("-R", "--recursive", action="store_true", help="go into directories below")
+    parser.add_argument("--skip-empty", action="store_true", help="do not mind a file without resources")
+    parser.add_argument("-n", "--namespace", default="", help="namespace of resources that do not say theirs")
+
+
+def run(name: str, args: argparse.Namespace, session: Session) -> int:
+    wanted = gather(args)
+    kinds = {one.resource.kind for one in wanted}
+    kind = next(iter(kinds)) if len(kinds) == 1 else ""
+    if name in {"apply", "create", "replace"} and wanted:
+        check_version(args, session)
+        initialize(session)
+    elif name == "delete":
+        check_version(args, session)
+    errors: list[str] = []
+    handled = 0
+    for one in wanted:
+        try:
+            _one(name, one, args, session)
+            handled += 1
+        except CalicoError as exc:
+            errors.append(described(exc))
+    if args.output == "json":
+        _report_json(name, kind, handled, len(wanted), errors)
+        return 1 if errors else 0
+    return _report(name, kind, handled, len(wanted), errors)
+
+
+def gather(args: argparse.Namespace) -> list[Read]:
+    """The resources that the arguments name. Says why and ends the run when a file cannot be used."""
+    if args.filename is None:
+        return _named(args)
+    found: list[Read] = []
+    try:
+        for file, documents in read(args.filename, recursive=args.recursive):
+            if not documents and not args.skip_empty:
+                raise Refused(f"no resources specified in file {file}")
+            found += [resource_from(document) for document in documents]
+    except FileError as exc:
+        raise Refused(f"failed to execute command: {exc.what}") from exc
+    if not found and not args.skip_empty:
+        raise Refused(f"no resources specified in directory {args.filename}")
+    return found
+
+
+def _named(args: argparse.Namespace) -> list[Read]:
+    from calico_kernel.model.kinds import lookup
+    from calico_kernel.model.meta import ObjectMeta
+
+    if not args.kind:
+        raise Refused("no resources specified")
+    info = lookup(args.kind)
+    if info is None or info.internal:
+        raise Refused(f"resource type '{args.kind}' is not supported")
+    if not args.names:
+        raise Refused("no resources specified")
+    if "" in args.names:
+        raise Refused("resource name may not be empty")
+    kind: Any = info.type
+    namespace = args.namespace if info.namespaced else ""
+    return [Read(kind(metadata=ObjectMeta(name=name, namespace=namespace)), converted=True) for name in args.names]
+
+
+class Refused(Failed):
+    """The arguments cannot be followed; says so."""
+
+    def __init__(self, said: str) -> None:
+        print(said, file=sys.stderr)
+        super().__init__(said)
+
+
+def initialize(session: Session) -> None:
+    """Prepare the datastore; a user who may not do that may still be allowed what was asked for."""
+    from calico_kernel.client import ensure_initialized
+
+    client = session.client
+    try:
+        ensure_initialized(client)
+    except CalicoError:
+        return
+
+
+def check_version(args: argparse.Namespace, session: Session) -> None:
+    """Refuse a datastore that another version set up, unless told not to mind."""
+    from calico_kernel import __version__
+
+    if args.allow_version_mismatch:
+        return
+    try:
+        stored = session.client.get("ClusterInformation", "default").spec.calico_version
+    except NotFound:
+        return
+    theirs, ours = (text.removeprefix("v").partition("-")[0] for text in (stored, __version__))
+    if theirs and theirs != ours:
+        raise Refused(
+            f"version mismatch.\nClient Version:   {__version__}\nCluster Version:  {stored}\n"
+            "Use --allow-version-mismatch to override."
+        )
+
+
+def placed(resource: Any, namespace: str) -> Any:
+    """The resource in its namespace: its own, else the one of ``-n``, else ``default``."""
+    import msgspec
+
+    from calico_kernel.model.kinds import KINDS
+
+    own = resource.metadata.namespace
+    if not KINDS[resource.kind].namespaced:
+        if own:
+            raise FileError(
+                "namespace should not be specified for a non-namespaced resource. "
+                f"{resource.kind} is not a namespaced resource"
+            )
+        if namespace:
+            raise FileError(f"{resource.kind} is not namespaced")
+        return resource
+    if own and namespace and own != namespace:
+        raise FileError(f"resource namespace does not match client namespace. {own} != {namespace}")
+    if own:
+        return resource
+    metadata = msgspec.structs.replace(resource.metadata, namespace=namespace or "default")
+    return msgspec.structs.replace(resource, metadata=metadata)
+
+
+def _one(name: str, one: Read, args: argparse.Namespace, session: Session) -> None:
+    resource = placed(one.resource, args.namespace)
+    meta = resource.metadata
+    if name != "validate" and not one.converted:
+        refuse_reserved(name, resource)
+    if name == "validate":
+        from calico_kernel.client import rules
+
+        rules.validate(rules.prepare(resource), (), [])
+    elif name == "apply":
+        session.client.apply(resource)
+    elif name == "create":
+        try:
+            session.client.create_from(resource)
+        except AlreadyExists:
+            if not args.skip_exists:
+                raise
+    elif name == "replace":
+        session.client.replace(resource)
+    else:
+        try:
+            session.client.delete(resource.kind, meta.name, meta.namespace)
+        except NotFound:
+            if not args.skip_not_exists:
+                raise
+
+
+def refuse_reserved(operation: str, resource: Any) -> None:
+    """Names that belong to converted Kubernetes policies."""
+    if resource.kind == "NetworkPolicy" and resource.metadata.name.startswith("knp.default."):
+        from calico_kernel.client.common import key_of, name_of, refusal
+
+        raise refusal(operation, name_of(key_of(resource)), "kubernetes network policies must be managed as such")
+
+
+def _report(name: str, kind: str, handled: int, total: int, errors: Sequence[str]) -> int:
+    done = DONE[name]
+    of_kind = f"'{kind}' " if kind else ""
+    if not total:
+        print("No resources specified")
+        return 0
+    if handled == total:
+        print(f"Successfully {done} {handled} {of_kind}resource(s)")
+        return 0
+    said = f"[{' '.join(errors)}]"
+    if name == "delete":
+        if handled:
+            print(f"Successfully {done} {handled} {of_kind}resource(s)")
+        failed = f"Failed to delete {of_kind}resource" if kind else "Failed to delete resource"
+        print("\n".join(f"{failed}: {error.rstrip()}" for error in errors), file=sys.stderr)
+    elif not handled and total == 1:
+        print(f"failed to {name} '{kind}' resource: {said}", file=sys.stderr)
+    elif not handled:
+        which = f"any '{kind}' resources" if kind else "any resources"
+        print(f"failed to {name} {which}: {said}", file=sys.stderr)
+    else:
+        which = f"'{kind}' resources" if kind else "resources"
+        print(f"Partial success: {done} the first {handled} out of {total} {which}:")
+        print(f"hit error: {said}", file=sys.stderr)
+    return 1
+
+
+def _report_json(name: str, kind: str, handled: int, total: int, errors: Sequence[str]) -> None:
+    from calico_kernel.cli.output import json_text
+
+    print(json_text({"command": name, "kind": kind, "handled": handled, "total": total, "errors": list(errors)}))
