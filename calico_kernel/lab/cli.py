@@ -143,7 +143,7 @@ def _print_state(state: Any) -> None:
     from calico_kernel.lab.topology import decode
 
     topology = decode(state["topology"])
-    rows = [("NODE", "RACK", "IPV4", "IPV6")]
+    rows: list[tuple[str, ...]] = [("NODE", "RACK", "IPV4", "IPV6")]
     rows += [(host.name, host.rack or "-", host.ipv4, host.ipv6) for host in (*topology.nodes, *topology.outside)]
     _table(rows)
     if state["interfaces"]:

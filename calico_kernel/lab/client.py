@@ -169,7 +169,7 @@ def start(
             stderr=subprocess.PIPE,
             pass_fds=[listener.fileno()],
             start_new_session=True,
-            preexec_fn=libc.die_with_parent if tied else None,
+            preexec_fn=libc.die_with_parent if tied else None,  # noqa: PLW1509 -- one call of prctl, no lock
             env={**os.environ, "CALICO_LAB": name},
         )
     assert process.stdin is not None
@@ -184,7 +184,7 @@ def start(
         client.close()
         raise
     if not tied:
-        client._process = None  # noqa: SLF001 -- it is not ours to end any more
+        client._process = None  # it is not ours to end any more
     return client
 
 

@@ -216,11 +216,11 @@ class _Supervisor:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         while True:
             timeout = None if self._restart_at is None else max(0.0, self._restart_at - time.monotonic())
-            ready, _, _ = select.select([self._control, woken], [], [], timeout)
+            ready, _, _ = select.select([self._control.fileno(), woken], [], [], timeout)
             if woken in ready:
                 os.read(woken, 4096)
             self._mind_child()
-            if self._control in ready:
+            if self._control.fileno() in ready:
                 data = self._control.recv(65536)
                 if not data:
                     return
@@ -246,7 +246,7 @@ class _Supervisor:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **host_environment()},
-                preexec_fn=libc.die_with_parent,
+                preexec_fn=libc.die_with_parent,  # noqa: PLW1509 -- this process has one thread
             )
         self._starts += 1
         self._started_at = time.monotonic()

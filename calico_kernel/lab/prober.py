@@ -2,7 +2,7 @@
 
 In:    probes (source, target, protocol, port, IP version), from calico_kernel.lab.resident.
 Out:   for each whether it got through; for a change of policy also when.
-Owns:  listening sockets in every place, made once; a fresh socket and source port for each probe, so each is a new flow.
+Owns:  listening sockets in every place, made once; a fresh source port for each probe, so that each is a new flow.
 
 UDP and SCTP count as arrived when the packet is at the target, TCP when the connection is made, ICMP when the echo
 comes back. One thread: a probe is sent, then the loop waits; nothing arrives unasked. Runs inside the bubble only.
