@@ -22,10 +22,11 @@ from typing import Any
 from calico_kernel.config import load as load_config
 from calico_kernel.errors import CalicoError, ConfigError
 from calico_kernel.host import netns
-from calico_kernel.lab import hosts, network, seeds, workloads
+from calico_kernel.lab import expectation, hosts, network, seeds, workloads
 from calico_kernel.lab.network import LabError
 from calico_kernel.lab.prober import Place, Probe, Prober
 from calico_kernel.lab.topology import CORE, Topology, Workload, router_name
+from calico_kernel.policy.verdict import Verdict
 
 READY_DEADLINE_S = 60.0
 TCP_PORTS = (80, 443, 5432, 8080)
@@ -237,6 +238,29 @@ class Lab:
         assert self.prober is not None
         return self.prober.measure(probes, expected=expected, timeout_s=timeout_s, patience_s=patience_s)
 
+    def expect(self, probes: Sequence[Probe], *, manifest: str = "") -> list[Verdict | None]:
+        """What the reference evaluator says of what the datastore holds, or would hold with ``manifest`` applied."""
+        resources = self._resources(expectation.KINDS)
+        if manifest:
+            resources = expectation.merged(resources, expectation.read(manifest))
+        return expectation.judge(probes, self._addresses(), resources)
+
+    def explain(self, probe: Probe) -> str:
+        """The evaluator's trace for one probe, as text."""
+        judged = self.expect([probe])[0]
+        return "\n".join(str(step) for step in judged.steps) if judged is not None else "an end has no such address"
+
+    def _resources(self, kinds: Sequence[str]) -> list[Any]:
+        from calico_kernel.model.keys import ResourceQuery
+        from calico_kernel.model.meta import Resource
+
+        listing = self.datastore().list([ResourceQuery(kind=kind) for kind in kinds])
+        return [record.value for record in listing.records if isinstance(record.value, Resource)]
+
+    def _addresses(self) -> dict[str, Mapping[int, str]]:
+        fixed = {host.name: {4: host.ipv4, 6: host.ipv6} for host in (*self.topology.nodes, *self.topology.outside)}
+        return {**fixed, **{name: each.addresses for name, each in self.attached.items()}}
+
     def change_and_follow(
         self,
         steps: Sequence[tuple[Sequence[str], str]],
@@ -294,8 +318,7 @@ class Lab:
     def _watch_policy(self) -> Any:
         from calico_kernel.model.keys import ResourceQuery
 
-        kinds = ("NetworkPolicy", "GlobalNetworkPolicy", "Tier", "NetworkSet", "GlobalNetworkSet", "Profile")
-        queries = [ResourceQuery(kind=kind) for kind in kinds]
+        queries = [ResourceQuery(kind=kind) for kind in expectation.POLICY_KINDS]
         return self.datastore().watch(queries, revision=self.datastore().list(queries).revision)
 
     def state(self) -> dict[str, Any]:
@@ -303,14 +326,8 @@ class Lab:
         return {
             "topology": json.loads(encode_topology(self.topology)),
             "addresses": {
-                **{
-                    host.name: {"4": host.ipv4, "6": host.ipv6}
-                    for host in (*self.topology.nodes, *self.topology.outside)
-                },
-                **{
-                    name: {str(version): address for version, address in each.addresses.items()}
-                    for name, each in self.attached.items()
-                },
+                name: {str(version): address for version, address in addresses.items()}
+                for name, addresses in self._addresses().items()
             },
             "interfaces": {name: each.host_interface for name, each in self.attached.items()},
             "add_ms": {name: round(each.add_ms, 1) for name, each in self.attached.items()},

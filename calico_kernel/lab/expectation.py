@@ -37,10 +37,6 @@ def judge(
     return [verdict(each, cluster) if each is not None else None for each in packets]
 
 
-def allowed(verdicts: Iterable[Verdict | None]) -> list[bool]:
-    return [each is not None and each.allowed for each in verdicts]
-
-
 def merged(stored: Iterable[Resource], manifest: Iterable[Resource]) -> list[Resource]:
     """What the datastore will hold once ``manifest`` is applied to it."""
     by_name = {_identity(each): each for each in stored}
@@ -48,9 +44,12 @@ def merged(stored: Iterable[Resource], manifest: Iterable[Resource]) -> list[Res
     return list(by_name.values())
 
 
-def without(stored: Iterable[Resource], manifest: Iterable[Resource]) -> list[Resource]:
-    gone = {_identity(each) for each in manifest}
-    return [each for each in stored if _identity(each) not in gone]
+def read(manifest: str) -> list[Resource]:
+    """The resources of a manifest, as calicoctl reads them. Raises CalicoError."""
+    from calico_kernel.cli.documents import resource_from
+    from calico_kernel.cli.files import documents
+
+    return [resource_from(document).resource for document in documents(manifest, "scenario")]
 
 
 def _identity(resource: Any) -> tuple[str, str, str]:

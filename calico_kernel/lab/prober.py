@@ -31,6 +31,7 @@ _FIRST_PORT, _LAST_PORT = 10240, 65000
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _PENDING_TCP_MOST = 512
 _SAMPLE_MOST = 64
+_SHOTS_MOST = 20_000
 
 
 class Probe(NamedTuple):
@@ -67,6 +68,15 @@ class Followed:
     agreed: bool
     changed_at: float | None
     rounds: int
+
+
+@attrs.frozen(kw_only=True)
+class Streamed:
+    """What ``stream`` saw: flows begun, those that should have arrived and did not, and the other way round."""
+
+    sent: int
+    lost: Sequence[Probe]
+    leaked: Sequence[Probe]
 
 
 class Prober:
@@ -370,7 +380,7 @@ class Prober:
                     elif now - shot.sent < settle_s:
                         keep.append(shot)
                 live = keep
-                if len(self._shots) > 20000:
+                if len(self._shots) > _SHOTS_MOST:
                     self._shots = {nonce: shot for nonce, shot in self._shots.items() if now - shot.sent < 1.0}
                 if not applied():
                     continue
@@ -386,3 +396,22 @@ class Prober:
             self._clear()
             stamps = [*newest_wrong.values(), *first_right.values()]
             return Followed(agreed=done_at is not None, changed_at=max(stamps, default=None), rounds=rounds)
+
+    def stream(
+        self, probes: Sequence[Probe], expected: Sequence[bool], *, seconds: float, spacing_s: float = 0.005
+    ) -> Streamed:
+        """Begin a new flow for each probe every ``spacing_s`` for ``seconds``; each has a second to arrive."""
+        with self._lock:
+            until = time.monotonic() + seconds
+            shots: list[_Shot] = []
+            while time.monotonic() < until:
+                shots += self._send_all(probes, range(len(probes)))
+                self._turn(spacing_s)
+            self._drain([shot for shot in shots if expected[shot.index]], time.monotonic() + 1.0)
+            self._turn(0.0)
+            self._clear()
+            return Streamed(
+                sent=len(shots),
+                lost=[probes[shot.index] for shot in shots if expected[shot.index] and shot.arrived is None],
+                leaked=[probes[shot.index] for shot in shots if not expected[shot.index] and shot.arrived is not None],
+            )

@@ -12,6 +12,8 @@ import attrs
 from calico_kernel.lab.prober import Probe
 from calico_kernel.lab.scenarios import Scenario, Service
 
+_DIFFERENCES_MOST = 20
+
 
 @attrs.frozen(kw_only=True)
 class Difference:
@@ -95,7 +97,9 @@ def _block(
     groups = _grouped(targets)
     margin = max(len(source) for source in sources) + 2
     head = "".join(_head(name, members) for name, members in groups)
-    initials = "".join("".join(f"{_short(member)[0]} " for member in members) + " " for _, members in groups)
+    initials = "".join(
+        "".join(f"{_short(member)[0]} " for member in members).ljust(_width(members) + 1) for _, members in groups
+    )
     lines = [
         f"    {style.bold(_carriers(carriers))}",
         f"    {'':{margin}}{'expected':{len(head)}}  measured",
@@ -113,8 +117,9 @@ def _block(
                 want, got = expected.get((source, target)), measured.get((source, target))
                 left.append(style.cell(want))
                 right.append(style.cell(got, differs=want != got))
-            left.append(" ")
-            right.append(" ")
+            gap = " " * (_width(members) - 2 * len(members) + 1)
+            left.append(gap)
+            right.append(gap)
         lines.append(f"    {label:{margin}}{''.join(left)}  {''.join(right)}".rstrip())
     return "\n".join(lines)
 
@@ -126,9 +131,12 @@ def _grouped(places: Iterable[str]) -> list[tuple[str, list[str]]]:
     return list(groups.items())
 
 
+def _width(members: Sequence[str]) -> int:
+    return max(2 * len(members), 3)
+
+
 def _head(name: str, members: Sequence[str]) -> str:
-    width = 2 * len(members)
-    return f"{name[:width]:{width}} "
+    return f"{name[: _width(members)]:{_width(members)}} "
 
 
 def _short(place: str) -> str:
@@ -162,13 +170,15 @@ def verdict_line(outcome: Outcome, style: Style) -> str:
     if not differ:
         return f"{said}, {style.paint('all agree', 32)}"
     lines = [f"{said}, {style.paint(f'{differ} differ', 1, 31)}"]
-    for each in outcome.differences:
+    for each in outcome.differences[:_DIFFERENCES_MOST]:
         words = {True: "allowed", False: "denied"}
         what = f"{each.probe.source} -> {each.probe.target} {service_name((each.probe.protocol, each.probe.port))}"
         lines.append(
             f"      {what} over IPv{each.probe.version}: expected {words[each.expected]}, measured "
             f"{words[each.measured]}: {each.reason}"
         )
+    if differ > _DIFFERENCES_MOST:
+        lines.append(f"      and {differ - _DIFFERENCES_MOST} more: --json names them all")
     traced = next((each for each in outcome.differences if each.trace), None)
     if traced is not None:
         lines += [f"        {line}" for line in traced.trace.splitlines()]
@@ -177,7 +187,9 @@ def verdict_line(outcome: Outcome, style: Style) -> str:
 
 def summary(outcomes: Sequence[Outcome], *, seconds: float, style: Style) -> str:
     width = max(len(each.scenario.name) for each in outcomes)
-    lines = [style.bold(f"{'SCENARIO':{width}}  {'CELLS':>6}  {'DIFFER':>6}  {'CHANGED':>7}  {'APPLY':>8}  {'ENFORCED':>8}")]
+    lines = [
+        style.bold(f"{'SCENARIO':{width}}  {'CELLS':>6}  {'DIFFER':>6}  {'CHANGED':>7}  {'APPLY':>8}  {'ENFORCED':>8}")
+    ]
     for each in outcomes:
         differ = f"{len(each.differences):>6}"
         enforced = "-" if each.enforced_ms is None else f"{each.enforced_ms:.0f} ms"

@@ -135,6 +135,24 @@ class Resident:
             request["deadline_s"],
         )
 
+    def _do_stream(self, request: Mapping[str, Any]) -> Any:
+        prober = self.lab.prober
+        assert prober is not None
+        seen = prober.stream(
+            [Probe(*each) for each in request["probes"]], request["expected"], seconds=request["seconds"]
+        )
+        return {"sent": seen.sent, "lost": seen.lost, "leaked": seen.leaked}
+
+    def _do_expect(self, request: Mapping[str, Any]) -> Any:
+        verdicts = self.lab.expect([Probe(*each) for each in request["probes"]], manifest=request.get("apply", ""))
+        return {
+            "allowed": [each is not None and each.allowed for each in verdicts],
+            "reasons": [each.reason if each is not None else "an end has no such address" for each in verdicts],
+        }
+
+    def _do_explain(self, request: Mapping[str, Any]) -> Any:
+        return self.lab.explain(Probe(*request["probe"]))
+
     def _do_agent(self, request: Mapping[str, Any]) -> Any:
         name, what = request["node"], request["what"]
         self.lab.topology.node(name)

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import attrs
+
 from calico_kernel.lab import client, render, scenarios
 from calico_kernel.lab.client import LabClient
 from calico_kernel.lab.prober import Probe
@@ -39,9 +41,7 @@ def command(arguments: argparse.Namespace, topology: Callable[[argparse.Namespac
             outcomes = [report.add(outcome) for outcome in Runner(lab).run(chosen, report)]
     else:
         report.progress("starting the lab")
-        with client.start(
-            topology(arguments), name=f"run-{os.getpid()}", tied=True, say=report.progress
-        ) as lab:
+        with client.start(topology(arguments), name=f"run-{os.getpid()}", tied=True, say=report.progress) as lab:
             report.progress(f"the lab stands after {time.monotonic() - started:.1f} s")
             outcomes = [report.add(outcome) for outcome in Runner(lab).run(chosen, report)]
     report.finish(outcomes, time.monotonic() - started)
@@ -166,14 +166,15 @@ class Runner:
         )
         stored = self._lab.ask("expect", probes=probes)
         expected, reasons = stored["allowed"], stored["reasons"]
-        measured = self._lab.ask(
-            "probe", probes=probes, expected=expected, timeout_s=TIMEOUT_S, patience_s=PATIENCE_S
-        )
+        measured = self._lab.ask("probe", probes=probes, expected=expected, timeout_s=TIMEOUT_S, patience_s=PATIENCE_S)
         differences = [
-            Difference(probe=probe, expected=want, measured=got, reason=reason, trace=self._trace(probe))
+            Difference(probe=probe, expected=want, measured=got, reason=reason)
             for probe, want, got, reason in zip(probes, expected, measured, reasons, strict=True)
             if want != got
         ]
+        if differences:
+            first = differences[0]
+            differences[0] = attrs.evolve(first, trace=str(self._lab.ask("explain", probe=first.probe)))
         return Outcome(
             scenario=scenario,
             probes=probes,
@@ -185,9 +186,6 @@ class Runner:
             enforced_ms=followed["enforced_ms"],
             seconds=time.monotonic() - started,
         )
-
-    def _trace(self, probe: Probe) -> str:
-        return str(self._lab.ask("explain", probe=probe))
 
     def _remove(self, scenario: Scenario) -> None:
         """Delete what the scenario brought and wait until it no longer shows."""

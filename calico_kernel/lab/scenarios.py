@@ -78,14 +78,19 @@ def parse(name: str, text: str) -> Scenario:
     )
 
 
+def parse_service(word: str) -> Service:
+    """``tcp/80``, ``udp/53``, ``sctp/5000`` or ``icmp``. Raises ConfigError."""
+    match = _PROBE.fullmatch(word)
+    if match is None or (match[2] and not 0 < int(match[2]) < 65536):
+        raise ConfigError(what=f"cannot probe {word!r}", todo="write tcp/80, udp/53, sctp/5000 or icmp")
+    return cast("Protocol", match[1] or match[3]), int(match[2] or 0)
+
+
 def _services(name: str, words: list[str]) -> tuple[Service, ...]:
-    services: list[Service] = []
-    for word in words:
-        match = _PROBE.fullmatch(word)
-        if match is None or (match[2] and not 0 < int(match[2]) < 65536):
-            raise ConfigError(what=f"scenario {name}: cannot probe {word!r}", todo="write tcp/80, udp/53, sctp/5000 or icmp")
-        services.append((cast("Protocol", match[1] or match[3]), int(match[2] or 0)))
-    return tuple(services)
+    try:
+        return tuple(parse_service(word) for word in words)
+    except ConfigError as exc:
+        raise ConfigError(what=f"scenario {name}: {exc.what}", todo=exc.todo) from exc
 
 
 def _yaml_files(directory: Path) -> list[Path]:
