@@ -116,7 +116,7 @@ class NodeAgent:
         while not self._stopping.is_set():
             try:
                 store = self._composition.open_datastore()
-                register(store, self._config)
+                register(store, self._config.node, self._settings)
                 if self._composition.has_ipam:
                     self._composition.open_ipam()
             except DatastoreUnavailable as exc:

@@ -31,6 +31,15 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         float, Meta(gt=0, description="Seconds that a client of the socket may take to send its request.")
     ] = 10.0
     workers: Annotated[int, Meta(ge=1, le=256, description="Socket requests served at the same time.")] = 16
+    ipv4_address: Annotated[
+        str,
+        Meta(
+            description="This node's IPv4 address with prefix length, or how to find it: `first-found`, `interface=REGEX`, "
+            "`skip-interface=REGEX`, `cidr=CIDR`, `can-reach=ADDRESS`, `none`; `keep` takes what the Node resource says, "
+            "else the first found."
+        ),
+    ] = "keep"
+    ipv6_address: Annotated[str, Meta(description="The same for IPv6.")] = "keep"
     health_host: Annotated[str, Meta(description="Address that serves `/liveness` and `/readiness`.")] = "127.0.0.1"
     health_port: Annotated[Port, Meta(description="Port of the health server; 0 turns it off.")] = 9099
     metrics_host: Annotated[str, Meta(description="Address that serves Prometheus metrics.")] = "127.0.0.1"

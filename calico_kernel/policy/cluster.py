@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
 from calico_kernel.errors import ValidationError
 from calico_kernel.model.endpoints import HostEndpoint, Node, WorkloadEndpoint
+from calico_kernel.model.felix import FelixConfiguration, FelixConfigurationSpec
 from calico_kernel.model.meta import Resource
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSet
 from calico_kernel.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tier
+from calico_kernel.model.services import KubernetesEndpointSlice
 from calico_kernel.policy.effective import (
     ALLOW_ALL,
     ALLOW_ALL_PROFILE,
@@ -46,6 +48,14 @@ R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
 
+_KIND_NAMES = {
+    "WorkloadEndpoint": "workload",
+    "HostEndpoint": "host endpoint",
+    "NetworkSet": "network set",
+    "GlobalNetworkSet": "global network set",
+}
+
+
 @attrs.frozen(kw_only=True, slots=True)
 class NamedPort:
     name: str
@@ -61,6 +71,7 @@ class Endpoint:
     labels:     with what its profiles hand down.   profiles: in the order of its resource.
     addresses:  its own, each a single one.   nets: prefixes, of a network set only.
     interface:  of a host endpoint: a name, "*" for all, or "" when its addresses say which one is meant.
+    workload:   what a workload endpoint belongs to, by the name that people use: the pod's.
     """
 
     kind: str
@@ -73,9 +84,15 @@ class Endpoint:
     nets: tuple[Network, ...] = ()
     ports: tuple[NamedPort, ...] = ()
     interface: str = ""
+    workload: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        name = self.workload or self.name
+        return (
+            f"{_KIND_NAMES[self.kind]} {self.namespace}/{name}"
+            if self.namespace
+            else f"{_KIND_NAMES[self.kind]} {name}"
+        )
 
     def holds(self, address: Address) -> bool:
         return address in self.addresses or any(address in net for net in self.nets)
@@ -119,6 +136,28 @@ class HostSettings:
     allow_vxlan_from_workloads: bool = False
     allow_ipip_from_workloads: bool = False
 
+    @classmethod
+    def from_spec(cls, spec: FelixConfigurationSpec) -> HostSettings:
+        """What a FelixConfiguration sets; defaults for the rest. Raises ValueError on what cannot be read."""
+        given: dict[str, Any] = {
+            "endpoint_to_host_action": spec.default_endpoint_to_host_action.capitalize() or None,
+            "vxlan_port": spec.vxlan_port,
+            "allow_vxlan_from_workloads": spec.allow_vxlan_packets_from_workloads,
+            "allow_ipip_from_workloads": spec.allow_ipip_packets_from_workloads,
+        }
+        for side in ("inbound", "outbound"):
+            ports = getattr(spec, f"failsafe_{side}_host_ports")
+            if ports is not None:
+                given[f"failsafe_{side}"] = tuple(
+                    Failsafe(
+                        protocol=protocol_number(port.protocol or "TCP"),
+                        port=port.port,
+                        net=parse_net(port.net) if port.net else None,
+                    )
+                    for port in ports
+                )
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
 
 @attrs.frozen(kw_only=True, slots=True)
 class OrderedTier:
@@ -130,8 +169,16 @@ class OrderedTier:
     stored: bool = True
 
 
-ServiceEndpoint = tuple[Address, int, int]
-"""Address, protocol number, port."""
+@attrs.frozen(slots=True)
+class Service:
+    """What stands behind a service: ``addresses`` count where it is a source, ``endpoints`` (address, protocol number,
+    port) where it is a destination."""
+
+    addresses: frozenset[Address] = frozenset()
+    endpoints: frozenset[tuple[Address, int, int]] = frozenset()
+
+
+NO_SERVICE = Service()
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +190,7 @@ class Cluster:
     workloads, host_endpoints, network_sets: sorted by name.
     node_addresses:  of the nodes themselves (their networks' and tunnels' ends).
     uplinks:         node -> name of the interface that its traffic with other nodes and the outside takes.
-    services:        (namespace, name) -> its endpoints, where the reader of the resources knows services.
+    services:        by (namespace, name).
     rejected:        (resource, reason) of those that count as absent because they cannot be read.
     """
 
@@ -154,7 +201,7 @@ class Cluster:
     network_sets: Sequence[Endpoint] = ()
     node_addresses: Mapping[Address, str] = attrs.field(factory=dict)
     uplinks: Mapping[str, str] = attrs.field(factory=dict)
-    services: Mapping[tuple[str, str], frozenset[ServiceEndpoint]] = attrs.field(factory=dict)
+    services: Mapping[tuple[str, str], Service] = attrs.field(factory=dict)
     settings: HostSettings = HostSettings()
     rejected: Sequence[tuple[str, str]] = ()
     _by_address: dict[Address, list[Endpoint]] = attrs.field(init=False, repr=False, eq=False, factory=dict)
@@ -171,9 +218,10 @@ class Cluster:
         *,
         settings: HostSettings | None = None,
         uplinks: Mapping[str, str] | None = None,
-        services: Mapping[tuple[str, str], frozenset[ServiceEndpoint]] | None = None,
+        services: Mapping[tuple[str, str], Service] | None = None,
     ) -> Cluster:
-        """``uplinks`` and ``services`` add to what the resources say."""
+        """``uplinks`` and ``services`` add to what the resources say; ``settings`` replaces it (which is that of the
+        FelixConfiguration ``default``)."""
         found = sorted(resources, key=lambda resource: (resource.metadata.namespace, resource.metadata.name))
         profiles = {r.metadata.name: r for r in found if isinstance(r, Profile)}
         handed_down = {name: profile.spec.labels_to_apply for name, profile in profiles.items()}
@@ -211,8 +259,8 @@ class Cluster:
             network_sets=with_inherited(network_sets),
             node_addresses=_node_addresses(found),
             uplinks={**_uplinks(found), **(uplinks or {})},
-            services=services or {},
-            settings=settings or HostSettings(),
+            services={**_services(found), **(services or {})},
+            settings=settings or _settings(found, rejected),
             rejected=rejected,
         )
 
@@ -269,6 +317,30 @@ def _readable(
     return made
 
 
+def _settings(resources: Sequence[Resource], rejected: list[tuple[str, str]]) -> HostSettings:
+    specs = [r for r in resources if isinstance(r, FelixConfiguration) and r.metadata.name == "default"]
+    read = _readable(specs, FelixConfiguration, lambda r: HostSettings.from_spec(r.spec), rejected)
+    return read[0] if read else HostSettings()
+
+
+def _services(resources: Sequence[Resource]) -> dict[tuple[str, str], Service]:
+    """Members of every slice count, ready or not, as in Calico; names instead of addresses do not, nor does a port
+    without a number."""
+    services: dict[tuple[str, str], Service] = {}
+    for piece in resources:
+        if not isinstance(piece, KubernetesEndpointSlice) or not piece.service or piece.address_type == "FQDN":
+            continue
+        key = (piece.metadata.namespace, piece.service)
+        addresses = {ip_address(address) for endpoint in piece.endpoints for address in endpoint.addresses}
+        ports = {(protocol_number(port.protocol or "TCP"), port.port) for port in piece.ports if port.port is not None}
+        known = services.get(key, NO_SERVICE)
+        services[key] = Service(
+            known.addresses | addresses,
+            known.endpoints | {(address, protocol, port) for address in addresses for protocol, port in ports},
+        )
+    return services
+
+
 def _ordered_tiers(policies: Iterable[EffectivePolicy], tiers: Mapping[str, Tier]) -> list[OrderedTier]:
     return [
         OrderedTier(
@@ -296,6 +368,7 @@ def _workload(endpoint: WorkloadEndpoint) -> Endpoint:
             if port.name
         ),
         interface=endpoint.spec.interface_name,
+        workload=endpoint.spec.pod or endpoint.spec.workload,
     )
 
 

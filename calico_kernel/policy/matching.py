@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import attrs
 
 from calico_kernel.model.nodestate import PortRange
-from calico_kernel.policy.cluster import Address, Cluster, Endpoint
+from calico_kernel.policy.cluster import NO_SERVICE, Address, Cluster, Endpoint
 from calico_kernel.policy.effective import (
     EffectiveRule,
     EffectiveSide,
@@ -159,12 +159,9 @@ def _side_mismatches(
         yield Mismatch(f"{name}.notPorts", wanted, _port_text(port, packet))
 
     if side.service is not None:
-        endpoints = cluster.services.get(side.service, frozenset())
-        if name == "source":  # only the address counts
-            belongs = any(address == have for have, _, _ in endpoints)
-        else:
-            belongs = (address, packet.protocol, port) in endpoints
-        if not belongs:
+        service = cluster.services.get(side.service, NO_SERVICE)
+        as_destination = (address, packet.protocol, port) in service.endpoints
+        if not (address in service.addresses if name == "source" else as_destination):
             yield Mismatch(f"{name}.services", f"an endpoint of {'/'.join(side.service)}", f"{address} port {port}")
 
 

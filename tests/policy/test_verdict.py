@@ -17,6 +17,7 @@ from calico_kernel.model.endpoints import (
     WorkloadEndpointPort,
     WorkloadEndpointSpec,
 )
+from calico_kernel.model.felix import FelixConfiguration, FelixConfigurationSpec, ProtoPort
 from calico_kernel.model.meta import ObjectMeta, Resource
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSet, NetworkSetSpec
 from calico_kernel.model.policy import (
@@ -36,7 +37,8 @@ from calico_kernel.model.policy import (
     Tier,
     TierSpec,
 )
-from calico_kernel.policy.cluster import Address, HostSettings, ServiceEndpoint
+from calico_kernel.model.services import SERVICE_NAME_LABEL, KubernetesEndpointSlice, SliceEndpoint, SlicePort
+from calico_kernel.policy.cluster import Address, HostSettings
 from calico_kernel.policy.matching import Packet
 from calico_kernel.policy.verdict import Cluster, Verdict, verdict
 
@@ -411,23 +413,37 @@ def test_network_sets_are_matched_by_labels_and_namespace() -> None:
 
 
 def test_service_as_destination_needs_address_protocol_and_port_and_as_source_the_address() -> None:
-    endpoints: frozenset[ServiceEndpoint] = frozenset({(Packet.echo(A, B).destination, 6, 8080)})
-    services = {("blue", "web"): endpoints}
+    web = KubernetesEndpointSlice(
+        metadata=ObjectMeta(name="web-1", namespace="blue", labels={SERVICE_NAME_LABEL: "web"}),
+        address_type="IPv4",
+        endpoints=(SliceEndpoint(addresses=(B,)),),
+        ports=(SlicePort(port=8080), SlicePort(protocol="UDP", port=None)),
+    )
+    service = ServiceMatch(name="web", namespace="blue")
     egress = global_policy(
-        selector="app == 'a'",
-        types=("Egress",),
-        egress=(allow(destination=EntityRule(services=ServiceMatch(name="web", namespace="blue"))),),
+        selector="app == 'a'", types=("Egress",), egress=(allow(destination=EntityRule(services=service)),)
     )
-    assert decide(tcp(8080), egress, services=services).allowed
-    assert not decide(tcp(81), egress, services=services).allowed
-    assert not decide(udp(8080), egress, services=services).allowed
+    assert decide(tcp(8080), egress, web).allowed
+    assert not decide(tcp(81), egress, web).allowed
+    assert not decide(udp(8080), egress, web).allowed
     assert not decide(tcp(8080), egress).allowed
-    ingress = global_policy(
-        selector="app == 'a'",
-        ingress=(allow(source=EntityRule(services=ServiceMatch(name="web", namespace="blue"))),),
+    ingress = global_policy(selector="app == 'a'", ingress=(allow(source=EntityRule(services=service)),))
+    assert decide(tcp(1, source=B, destination=A), ingress, web).allowed
+    assert not decide(tcp(1, source=C, destination=A), ingress, web).allowed
+
+
+def test_configuration_sets_failsafe_ports_and_the_action_towards_the_host() -> None:
+    spec = FelixConfigurationSpec(
+        default_endpoint_to_host_action="ACCEPT",
+        failsafe_inbound_host_ports=(ProtoPort(protocol="tcp", port=8022, net="198.51.100.0/24"),),
+        failsafe_outbound_host_ports=(),
     )
-    assert decide(tcp(1, source=B, destination=A), ingress, services=services).allowed
-    assert not decide(tcp(1, source=C, destination=A), ingress, services=services).allowed
+    configuration, h = FelixConfiguration(metadata=ObjectMeta(name="default"), spec=spec), host("h1", "n1")
+    assert decide(tcp(8022, OUTSIDE, NODE_1), configuration, h).allowed
+    assert not decide(tcp(8022, "203.0.113.1", NODE_1), configuration, h).allowed
+    assert not decide(tcp(22, OUTSIDE, NODE_1), configuration, h).allowed
+    assert not decide(udp(53, NODE_1, OUTSIDE), configuration, h).allowed
+    assert decide(tcp(destination=NODE_1), configuration).allowed
 
 
 def test_workload_may_not_lend_itself_labels_of_a_namespace() -> None:

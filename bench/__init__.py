@@ -1,0 +1,1 @@
+"""Workloads, and the limit each is measured against. ``python -m bench NAME --help``."""

@@ -1,0 +1,233 @@
+"""Posting lists: for each label that active selectors ask about, which items have which value.
+
+Only labels that some active selector mentions are indexed. A label is indexed by one scan over all items when it is
+first asked for, together with all others asked for at that moment; from then on each change of an item keeps it true.
+
+In:   items (``calc.items``), syntax trees.   Out: bitmaps of the items that a tree matches.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+
+from pyroaring import BitMap
+
+from calico_kernel.calc.labels import Contexts, Ids, LabelSets, as_bitmap, with_id, without_id
+from calico_kernel.selector import (
+    All,
+    And,
+    Contains,
+    EndsWith,
+    Equals,
+    Global,
+    Has,
+    In,
+    Node,
+    Not,
+    NotEquals,
+    NotIn,
+    Or,
+    StartsWith,
+)
+
+
+class _Name:
+    """Items by the value of one label, inherited values included."""
+
+    __slots__ = ("present", "values")
+
+    def __init__(self) -> None:
+        self.present = BitMap()
+        self.values: dict[str, Ids] = {}
+
+
+class Postings:
+    def __init__(self, label_sets: LabelSets, contexts: Contexts) -> None:
+        self._label_sets = label_sets
+        self._contexts = contexts
+        self._names: dict[str, _Name] = {}
+        self.all = BitMap()
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, item: int, labels: Mapping[str, str]) -> None:
+        names = self._names
+        for label, value in labels.items():
+            name = names.get(label)
+            if name is not None:
+                name.present.add(item)
+                name.values[value] = with_id(name.values.get(value), item)
+
+    def remove(self, item: int, labels: Mapping[str, str]) -> None:
+        names = self._names
+        for label, value in labels.items():
+            name = names.get(label)
+            if name is not None:
+                name.present.discard(item)
+                rest = without_id(name.values.get(value), item)
+                if rest is None:
+                    name.values.pop(value, None)
+                else:
+                    name.values[value] = rest
+
+    def move(self, item: int, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+        """The item's labels changed from ``old`` to ``new``."""
+        gone = {label: value for label, value in old.items() if new.get(label) != value}
+        come = {label: value for label, value in new.items() if old.get(label) != value}
+        self.remove(item, gone)
+        self.add(item, come)
+
+    def require(self, labels: Iterable[str], label_sets_of: array[int], contexts_of: array[int]) -> None:
+        """Index these labels too. One scan over all items when any is new."""
+        new = {label for label in labels if label not in self._names}
+        if not new:
+            return
+        found: dict[str, dict[str, list[int]]] = {label: {} for label in new}
+        own = self._own_actions(found)
+        inherited = self._inherited_actions(found)
+        own_cache: dict[int, tuple[tuple[Callable[[int], None], ...], frozenset[str]]] = {}
+        inherited_cache: dict[int, tuple[tuple[str, Callable[[int], None]], ...]] = {}
+        for item in self.all:
+            label_set = label_sets_of[item]
+            actions = own_cache.get(label_set)
+            if actions is None:
+                actions = own_cache[label_set] = own(label_set)
+            for append in actions[0]:
+                append(item)
+            context = contexts_of[item]
+            more = inherited_cache.get(context)
+            if more is None:
+                more = inherited_cache[context] = inherited(context)
+            for label, append in more:
+                if label not in actions[1]:
+                    append(item)
+        for label, by_value in found.items():
+            name = self._names[label] = _Name()
+            values = name.values
+            present: list[int] = []
+            for value, items in by_value.items():
+                present += items
+                values[value] = items[0] if len(items) == 1 else BitMap(items)
+            name.present = BitMap(present)
+
+    def _own_actions(
+        self, found: dict[str, dict[str, list[int]]]
+    ) -> Callable[[int], tuple[tuple[Callable[[int], None], ...], frozenset[str]]]:
+        positions: dict[int, list[tuple[int, str]]] = {}
+        nothing: tuple[tuple[Callable[[int], None], ...], frozenset[str]] = ((), frozenset())
+
+        def actions(label_set: int) -> tuple[tuple[Callable[[int], None], ...], frozenset[str]]:
+            shape = self._label_sets.shape_of[label_set]
+            where = positions.get(id(shape))
+            if where is None:
+                where = positions[id(shape)] = [(at, label) for at, label in enumerate(shape.names) if label in found]
+            if not where:
+                return nothing
+            values = self._label_sets.values(label_set)
+            appends = tuple(found[label].setdefault(values[at], []).append for at, label in where)
+            return appends, frozenset(label for _at, label in where)
+
+        return actions
+
+    def _inherited_actions(
+        self, found: dict[str, dict[str, list[int]]]
+    ) -> Callable[[int], tuple[tuple[str, Callable[[int], None]], ...]]:
+        def actions(context: int) -> tuple[tuple[str, Callable[[int], None]], ...]:
+            labels = self._contexts.uncached_labels(context)
+            return tuple(
+                (label, by_value.setdefault(labels[label], []).append)
+                for label, by_value in found.items()
+                if label in labels
+            )
+
+        return actions
+
+    def forget(self, labels: Iterable[str]) -> None:
+        """No selector asks about these any more."""
+        for label in labels:
+            self._names.pop(label, None)
+
+    def match(self, node: Node) -> BitMap:
+        """Items that ``node`` matches, as a bitmap of the caller's own. Its labels must have been required."""
+        found = self._match(node)
+        return found.copy() if self._is_kept(node) else found
+
+    @staticmethod
+    def _is_kept(node: Node) -> bool:
+        return isinstance(node, All | Global | Has | Equals)
+
+    def _match(self, node: Node) -> BitMap:
+        """Result may be a bitmap that is kept here: callers must not change it."""
+        match node:
+            case All() | Global():
+                return self.all
+            case Has(label):
+                return self._names[label].present
+            case Equals(label, value):
+                return as_bitmap(self._names[label].values.get(value))
+            case NotEquals(label, value):
+                return self.all - as_bitmap(self._names[label].values.get(value))
+            case In(label, values):
+                return self._any_of(label, values)
+            case NotIn(label, values):
+                return self.all - self._any_of(label, values)
+            case Contains(label, part):
+                return self._where(label, lambda value: part in value)
+            case StartsWith(label, part):
+                return self._where(label, lambda value: value.startswith(part))
+            case EndsWith(label, part):
+                return self._where(label, lambda value: value.endswith(part))
+            case Not(operand):
+                return self.all - self._match(operand)
+            case Or(operands):
+                return BitMap.union(*map(self._match, operands))
+            case And(operands):
+                return self._conjunction(operands)
+
+    def _conjunction(self, operands: tuple[Node, ...]) -> BitMap:
+        """Positive terms first, so that negated ones take away from something small."""
+        found: BitMap | None = None
+        for operand in operands:
+            if not isinstance(operand, Not | NotEquals | NotIn):
+                part = self._match(operand)
+                found = part if found is None else found & part
+        for operand in operands:
+            match operand:
+                case Not(inner):
+                    part = self._match(inner)
+                case NotEquals(label, value):
+                    part = as_bitmap(self._names[label].values.get(value))
+                case NotIn(label, values):
+                    part = self._any_of(label, values)
+                case _:
+                    continue
+            found = (self.all if found is None else found) - part
+        return self.all if found is None else found
+
+    def _any_of(self, label: str, values: Iterable[str]) -> BitMap:
+        have = self._names[label].values
+        return _union([have.get(value) for value in values])
+
+    def _where(self, label: str, test: Callable[[str], bool]) -> BitMap:
+        return _union([ids for value, ids in self._names[label].values.items() if test(value)])
+
+
+def _union(parts: Iterable[Ids]) -> BitMap:
+    single = [ids for ids in parts if isinstance(ids, int)]
+    many = [ids for ids in parts if isinstance(ids, BitMap)]
+    return BitMap.union(BitMap(single), *many)
+
+
+def labels_of(node: Node) -> set[str]:
+    """Labels that a tree mentions."""
+    match node:
+        case All() | Global():
+            return set()
+        case Not(operand):
+            return labels_of(operand)
+        case And(operands) | Or(operands):
+            return set().union(*map(labels_of, operands))
+        case _:
+            return {node.label}

@@ -1,0 +1,338 @@
+"""Writing to the kernel: the order of one apply, what to do when a part of it fails, and when to look again.
+
+In:    desired tables and sets.   Out: processes run, sockets written, an ``Outcome``.
+Order: sets that rules will use, then rules of both families at a time, then sets that no rule uses any more. Inside a
+family raw and mangle and nat come before filter.
+
+A failed part keeps its desired state and does not stop the others. What the kernel holds is then read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from calico_dp_iptables import backend as xtables
+from calico_dp_iptables import ipsets
+from calico_dp_iptables.backend import Iptables
+from calico_dp_iptables.desired import TABLES, Family, State
+from calico_dp_iptables.ipsets import IpSets
+from calico_dp_iptables.links import Links
+from calico_dp_iptables.names import is_our_set
+from calico_dp_iptables.programs import ProgramFailed, Programs, Run
+from calico_dp_iptables.settings import Settings
+from calico_dp_iptables.table import Observed, Table, Transaction, parse_save
+from calico_kernel.errors import CalicoError
+from calico_kernel.hookspecs import Failure, Lack, Services
+
+LINE_BYTES = 1000
+"""What one rule takes in an nft transaction at most, where the kernel limits the size of one."""
+_CHECK_MAX_S = 3600.0
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """``blocked``: rules of the filter or raw table may not be in place."""
+
+    failures: Sequence[Failure] = ()
+    lacks: Sequence[Lack] = ()
+    blocked: bool = False
+    next_check_s: float | None = None
+    changes: int = 0
+
+
+class Kernel:
+    def __init__(self, settings: Settings, services: Services, families: Mapping[int, Family]) -> None:
+        self._settings = settings
+        self._services = services
+        self._log = services.log
+        self._families = families
+        self._programs = Programs(timeout_s=settings.timeout_s, paths=settings.programs)
+        self.sets = IpSets()
+        self.links = Links(services)
+        self.tables: dict[int, Iptables] = {}
+        self.backend = ""
+        self._lacks: dict[str, Lack] = {}
+        self._read: set[object] = set()
+        self._limit = 0
+        self._next_read = 0.0
+        self._check_s = 0.0
+        self._next_check = 0.0
+
+    # ── when to read ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def distrust(self) -> None:
+        """Read everything again at the next apply."""
+        self._read.clear()
+
+    def _start(self, state: State) -> None:
+        wanted = self._settings.backend or state.options.backend
+        if self.backend and wanted in ("auto", self.backend) and (6 in self.tables or not state.options.ipv6):
+            return
+        self.backend = xtables.detect(self._programs, wanted)
+        self.tables = {}
+        self._limit = xtables.nft_limit_bytes() // LINE_BYTES if self.backend == "nft" else 0
+        for version in (4, 6) if state.options.ipv6 else (4,):
+            family = Iptables(self._programs, self.backend, version, self._settings.lock_wait_s)
+            if family.available():
+                self.tables[version] = family
+            else:
+                name = "iptables" if version == 4 else "ip6tables"
+                effect = f"nothing is enforced for IPv{version}; the host must not forward it"
+                self._lacks[name] = Lack(capability=f"{name} ({self.backend})", effect=effect)
+        if not self._programs.find("ipset"):
+            self._lacks["ipset"] = Lack(
+                capability="ipset", effect="rules with selectors, named ports or network sets deny"
+            )
+        self.distrust()
+
+    # ── apply ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def apply(self, state: State, now: float) -> Outcome:
+        failures: list[Failure] = []
+        changes = 0
+        try:
+            self._start(state)
+        except CalicoError as exc:
+            return Outcome(failures=[Failure(subject="iptables", reason=str(exc))], blocked=True)
+        if now >= self._next_read or (self._check_s and now >= self._next_check):
+            self.distrust()
+        failures += self._observe(state, now)
+        changes += self._write_sets(failures)
+        blocked = self._write_tables(failures)
+        changes += blocked[1]
+        changes += self._destroy_sets(failures)
+        changes += self.links.apply(state, failures, now)
+        return Outcome(
+            failures=failures,
+            lacks=tuple(self._lacks.values()),
+            blocked=blocked[0],
+            next_check_s=self._schedule(state, now, changes),
+            changes=changes,
+        )
+
+    def _schedule(self, state: State, now: float, changes: int) -> float | None:
+        """The refresh timer, and a look soon after each write that moves out as nothing is found."""
+        options = state.options
+        if changes and options.post_write_check_s:
+            self._check_s = max(options.post_write_check_s, 0.05)
+            self._next_check = now + self._check_s
+        elif self._check_s and now >= self._next_check:
+            self._check_s = min(self._check_s * 2, _CHECK_MAX_S)
+            self._next_check = now + self._check_s
+        waits = [self._next_check - now] if self._check_s else []
+        if options.refresh_s:
+            waits.append(self._next_read - now)
+        return max(min(waits), 0.05) if waits else None
+
+    def _observe(self, state: State, now: float) -> list[Failure]:
+        failures: list[Failure] = []
+        runs: list[tuple[object, Run]] = []
+        for version, family in self.tables.items():
+            if version not in self._read:
+                runs.append((version, family.start_save()))
+        if "sets" not in self._read and "ipset" not in self._lacks:
+            runs.append(("sets", self._programs.start([self._programs.find("ipset"), "save"])))
+        for what, run in runs:
+            try:
+                text = run.finish()
+            except ProgramFailed as exc:
+                failures.append(Failure(subject=f"reading {what}", reason=exc.reason))
+                continue
+            self._read.add(what)
+            if isinstance(what, int):
+                saved = parse_save(text)
+                for name, table in self._families[what].tables.items():
+                    table.observe(saved.get(name, Observed.empty()))
+            else:
+                self.sets.observe(ipsets.parse_save(text))
+        if runs:
+            refresh = state.options.refresh_s
+            self._next_read = now + refresh if refresh else float("inf")
+        return failures
+
+    # ── sets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _restore_sets(self, lines: Iterable[str]) -> None:
+        self._programs.run([self._programs.find("ipset"), "-exist", "restore"], "\n".join((*lines, "")))
+
+    def _write_sets(self, failures: list[Failure]) -> int:
+        lines, touched = self.sets.plan_upserts()
+        if not lines or "ipset" in self._lacks:
+            return 0
+        try:
+            self._restore_sets(lines)
+        except ProgramFailed as exc:
+            self._log.warning("ipset restore failed, writing set by set: %s", exc.reason)
+            return self._write_sets_singly(touched, failures)
+        self.sets.upserts_written(touched)
+        return len(lines)
+
+    def _write_sets_singly(self, touched: Iterable[str], failures: list[Failure]) -> int:
+        """One bad member or set must not keep the others out."""
+        self._read.discard("sets")
+        written = 0
+        try:
+            self.sets.observe(ipsets.parse_save(self._programs.run([self._programs.find("ipset"), "save"])))
+            self._read.add("sets")
+        except ProgramFailed:
+            self.sets.forget_real(touched)
+        for name in touched:
+            lines = self.sets.plan_one(name)
+            while lines:
+                try:
+                    self._restore_sets(lines)
+                except ProgramFailed as exc:
+                    at = exc.line
+                    refused = lines[at - 1] if 0 < at <= len(lines) else lines[0]
+                    failures.append(Failure(subject=f"ip set {name}", reason=f"{exc.reason} ({refused})"))
+                    self.sets.forget_real([name])
+                    self._read.discard("sets")
+                    if not (0 < at <= len(lines)) or not refused.startswith(("add ", "del ")):
+                        break
+                    lines = lines[at:]
+                    continue
+                written += len(lines)
+                break
+            if name in self.sets.names() and not any(failure.subject == f"ip set {name}" for failure in failures):
+                self.sets.upserts_written([name])
+        return written
+
+    def _destroy_sets(self, failures: list[Failure]) -> int:
+        names = self.sets.plan_removes()
+        if not names or "ipset" in self._lacks:
+            return 0
+        try:
+            self._restore_sets(f"destroy {name}" for name in names)
+        except ProgramFailed:
+            destroyed = 0
+            for name in names:
+                try:
+                    self._restore_sets([f"destroy {name}"])
+                except ProgramFailed as exc:
+                    if "does not exist" not in exc.reason:
+                        failures.append(Failure(subject=f"ip set {name}", reason=exc.reason))
+                        continue
+                self.sets.removed(name)
+                destroyed += 1
+            return destroyed
+        for name in names:
+            self.sets.removed(name)
+        return len(names)
+
+    # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _plan(self, version: int) -> list[tuple[Table, Transaction]]:
+        tables = self._families[version].tables
+        return [(tables[name], transaction) for name in TABLES for transaction in tables[name].plan(limit=self._limit)]
+
+    def _write_tables(self, failures: list[Failure]) -> tuple[bool, int]:
+        """(whether filter or raw rules may be missing, writes made)."""
+        blocked, written = False, 0
+        under_way: list[tuple[int, list[tuple[Table, Transaction]], Run | ProgramFailed]] = []
+        for version, family in self.tables.items():
+            if version not in self._read:
+                blocked = True
+                continue
+            planned = self._plan(version)
+            if not planned:
+                continue
+            try:
+                run: Run | ProgramFailed = family.start_restore([transaction for _, transaction in planned])
+            except ProgramFailed as exc:
+                run = exc
+            under_way.append((version, planned, run))
+        for version, planned, started in under_way:
+            try:
+                if isinstance(started, ProgramFailed):
+                    raise started
+                started.finish()
+            except ProgramFailed as exc:
+                failed, count = self._recover(version, exc, failures)
+                blocked = blocked or failed
+                written += count
+                continue
+            for table, transaction in planned:
+                table.written(transaction)
+                written += len(transaction.lines)
+        return blocked, written
+
+    def _recover(self, version: int, first: ProgramFailed, failures: list[Failure]) -> tuple[bool, int]:
+        """A restore failed: find out what is there, then write table by table so that one does not stop the others."""
+        family = self.tables[version]
+        program = "iptables" if version == 4 else "ip6tables"
+        self._log.warning("%s-restore failed (%s); writing table by table", program, first.reason)
+        if first.unknown:  # it hangs: the next apply tries again, with everything read anew
+            self._read.discard(version)
+            failures.append(Failure(subject=f"{program} rules", reason=first.reason))
+            return True, 0
+        if _is_too_long(first):
+            self._limit = (self._limit or xtables.nft_limit_bytes() // LINE_BYTES) // 2
+        try:
+            saved = family.save()
+        except ProgramFailed as exc:
+            self._read.discard(version)
+            failures.append(Failure(subject=f"reading {program} rules", reason=exc.reason))
+            return True, 0
+        blocked, written = False, 0
+        for name in TABLES:
+            table = self._families[version].tables[name]
+            table.observe(saved.get(name, Observed.empty()))
+            try:
+                written += self._write_table(family, table)
+            except ProgramFailed as exc:
+                self._read.discard(version)
+                blocked = blocked or name in ("raw", "filter")
+                failures.append(Failure(subject=f"{program} table {name}", reason=exc.reason))
+        return blocked, written
+
+    def _write_table(self, family: Iptables, table: Table) -> int:
+        written = 0
+        while True:
+            try:
+                for transaction in table.plan(limit=self._limit):
+                    family.start_restore([transaction]).finish()
+                    table.written(transaction)
+                    written += len(transaction.lines)
+            except ProgramFailed as exc:
+                if _is_too_long(exc) and self._limit > 20:
+                    self._limit //= 2
+                    continue
+                raise
+            return written
+
+    # ── end ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def uninstall(self) -> None:
+        """Take our rules and sets out, of both back ends. Raises ProgramFailed when something stays."""
+        for backend in ("legacy", "nft"):
+            for version in (4, 6):
+                if backend == "legacy" and not xtables.legacy_tables(version):
+                    continue
+                family = Iptables(self._programs, backend, version, self._settings.lock_wait_s)
+                if family.available():
+                    _clean(family)
+        ipset = self._programs.find("ipset")
+        if ipset:
+            listed = self._programs.run([ipset, "list", "-name"]).split()
+            ours = [name for name in listed if is_our_set(name)]
+            if ours:
+                self._restore_sets(f"destroy {name}" for name in ours)
+        self.links.uninstall()
+        self.distrust()
+
+    def close(self) -> None:
+        self.links.close()
+
+
+def _clean(family: Iptables) -> None:
+    for name, observed in family.save().items():
+        table = Table(name)
+        table.observe(observed)
+        for transaction in table.plan():
+            family.start_restore([transaction]).finish()
+
+
+def _is_too_long(exc: ProgramFailed) -> bool:
+    return "Message too long" in exc.reason
