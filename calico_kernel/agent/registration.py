@@ -1,6 +1,6 @@
 """Make this node known: an initialised datastore, and a Node resource with the addresses that others reach it by.
 
-In:    the configuration and the host's addresses.   Out: ClusterInformation, tiers, Node. Safe to repeat at every start.
+In:    the settings and the host's addresses.   Out: ClusterInformation, tiers, Node. Safe to repeat at every start.
 Calico: ``node/pkg/lifecycle/startup``. Fields that the configuration does not speak of stay as they are.
 """
 
@@ -50,8 +50,8 @@ def register(store: Datastore, node: str, settings: AgentSettings) -> None:
 
 
 def with_addresses(spec: NodeSpec, settings: AgentSettings, found: Iterable[addresses.NodeInterface]) -> NodeSpec:
-    """``spec`` with the addresses that the settings ask for. ``keep``: what is stored stays; where nothing is stored, the
-    first address found is taken."""
+    """``spec`` with the addresses that the settings ask for. ``keep``: what is stored stays; where nothing is,
+    the first address found is taken."""
     usable = list(found)
     bgp = spec.bgp or NodeBGPSpec()
     ipv4 = _chosen(settings.ipv4_address, 4, bgp.ipv4_address, usable)

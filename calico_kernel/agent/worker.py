@@ -1,6 +1,6 @@
 """One driver, one thread, one mailbox: deltas coalesce while it is busy; failures are retried with back-off.
 
-In:    deltas from ``calico_kernel.agent.loop``.   Out: apply reports, to whoever listens (programmed endpoints, health).
+In:    deltas from ``calico_kernel.agent.loop``.   Out: apply reports, to who listens (programmed endpoints, health).
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ipv4_address: Annotated[
         str,
         Meta(
-            description="This node's IPv4 address with prefix length, or how to find it: `first-found`, `interface=REGEX`, "
-            "`skip-interface=REGEX`, `cidr=CIDR`, `can-reach=ADDRESS`, `none`; `keep` takes what the Node resource says, "
-            "else the first found."
+            description="This node's IPv4 address with prefix length, or how to find it: `first-found`, "
+            "`interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR`, `can-reach=ADDRESS`, `none`; `keep` takes what the "
+            "Node resource says, else the first found."
         ),
     ] = "keep"
     ipv6_address: Annotated[str, Meta(description="The same for IPv6.")] = "keep"
