@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from calico_kernel.hookspecs import PluginInfo, hookimpl
+from typing import TYPE_CHECKING
+
+from calico_encap_vxlan.settings import VxlanSettings
+from calico_kernel.hookspecs import EncapsulationDriver, PluginInfo, hookimpl
+
+if TYPE_CHECKING:
+    from calico_kernel.hookspecs import Services
 
 
 @hookimpl
 def calico_plugin() -> PluginInfo:
     return PluginInfo(
-        summary="VXLAN and unencapsulated cluster routes for Calico Kernel",
+        summary="VXLAN and unencapsulated cluster routes",
         hook_api=(1, 0),
+        settings=VxlanSettings,
         distribution="calico-encap-vxlan",
     )
+
+
+@hookimpl
+def calico_encapsulation(settings: VxlanSettings, services: Services) -> EncapsulationDriver:
+    from calico_encap_vxlan.driver import VxlanDriver
+
+    return VxlanDriver(settings, services)

@@ -1,0 +1,109 @@
+"""The encapsulation driver: keeps the state, applies it for both IP versions, notices what others change.
+
+In:    deltas (config, needs, routes, vteps, hosts).   Out: devices, forwarding entries, neighbours and routes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import ClassVar
+
+from calico_encap_vxlan import host
+from calico_encap_vxlan.desired import OVERHEAD_BYTES, State, Wanted
+from calico_encap_vxlan.settings import VxlanSettings
+from calico_kernel.hookspecs import ApplyReport, EncapsulationDriver, Failure, Services
+from calico_kernel.host.netlink import InterfaceAddress, Link, Monitor, Netlink, Notice, RouteEntry
+from calico_kernel.model.nodestate import Delta
+
+log = logging.getLogger(__name__)
+
+
+class VxlanDriver(EncapsulationDriver):
+    """VXLAN and unencapsulated routes between nodes."""
+
+    modes: ClassVar[frozenset[str]] = frozenset({"vxlan", "none"})
+
+    def __init__(self, settings: VxlanSettings, services: Services) -> None:
+        self._settings = settings
+        self._state = State(node=services.node)
+        self._wanted: dict[int, Wanted] = {}
+        self._stale = True
+        self._netlink: Netlink | None = None
+        self._drift = _DriftWatch(settings, services)
+
+    def overhead_bytes(self, version: int) -> int:
+        return OVERHEAD_BYTES[version]
+
+    def update(self, delta: Delta) -> None:
+        if self._state.update(delta):
+            self._stale = True
+
+    def apply(self) -> ApplyReport:
+        self._drift.start()
+        if self._netlink is None:
+            self._netlink = Netlink()
+        if self._stale:
+            self._wanted = {version: self._state.wanted(version) for version in (4, 6)}
+            self._stale = False
+        failures: list[Failure] = []
+        changes = 0
+        try:
+            for version, wanted in self._wanted.items():
+                outcome = host.reconcile(self._netlink, version, wanted, self._settings)
+                failures += outcome.failures
+                changes += outcome.changes
+        except OSError:
+            self._netlink.close()
+            self._netlink = None
+            raise
+        return ApplyReport(failures=failures, changes=changes, next_check_s=self._settings.check_interval_s)
+
+    def uninstall(self) -> None:
+        with Netlink() as netlink:
+            for version in (4, 6):
+                host.remove(netlink, version, self._settings)
+
+    def close(self) -> None:
+        self._drift.stop()
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+
+
+class _DriftWatch:
+    """Asks for an apply when somebody touches what is ours, or the underlay changes. Our own writes are noticed as
+    well: they cost one more look, which finds nothing to do."""
+
+    def __init__(self, settings: VxlanSettings, services: Services) -> None:
+        self._settings, self._request_apply = settings, services.request_apply
+        self._devices = {settings.device_ipv4, settings.device_ipv6}
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="vxlan-drift", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    def _run(self) -> None:
+        try:
+            with Monitor(links=True, addresses=True, routes=True) as monitor:
+                while not self._stopping.is_set():
+                    if any(self._matters(notice) for notice in monitor.next(1.0)):
+                        self._request_apply()
+        except OSError:
+            log.warning("changes by others are noticed by the timer only: the netlink monitor ended", exc_info=True)
+
+    def _matters(self, notice: Notice) -> bool:
+        value = notice.value
+        if isinstance(value, Link):
+            return value.name in self._devices or not value.name.startswith(("cali", "veth"))
+        if isinstance(value, RouteEntry):
+            return notice.deleted and value.protocol == self._settings.route_protocol
+        return value is None or isinstance(value, InterfaceAddress)

@@ -1,0 +1,11 @@
+#!/bin/sh
+# mypy --strict on the kernel, the benchmarks and the source of each plugin; fails if any of them does.
+set -u
+status=0
+mypy -p calico_kernel -p bench || status=1
+for source in plugins/*/src; do
+    for package in "$source"/*/__init__.py; do
+        MYPYPATH="$source" mypy -p "$(basename "$(dirname "$package")")" || status=1
+    done
+done
+exit $status
