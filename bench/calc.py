@@ -10,6 +10,7 @@ depends on a time.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import itertools
 import json
@@ -44,10 +45,39 @@ NODE = "localhost"
 LOCAL = 200
 BATCH = 1000
 _MODULI = (10, 11, 20, 30, 40)
-_MARKERS = (
-    "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec romeo "
-    "sierra tango uniform victor whisky xray yankee zulu echo one two three alpha"
-).split()
+_MARKERS = [
+    "alpha",
+    "bravo",
+    "charlie",
+    "delta",
+    "echo",
+    "foxtrot",
+    "golf",
+    "hotel",
+    "india",
+    "juliett",
+    "kilo",
+    "lima",
+    "mike",
+    "november",
+    "oscar",
+    "papa",
+    "quebec",
+    "romeo",
+    "sierra",
+    "tango",
+    "uniform",
+    "victor",
+    "whisky",
+    "xray",
+    "yankee",
+    "zulu",
+    "echo",
+    "one",
+    "two",
+    "three",
+    "alpha",
+]
 """31 places, of which two repeat another's name."""
 
 FELIX: dict[str, tuple[float, float]] = {
@@ -272,7 +302,7 @@ class Stopwatch:
         events = iter(events)
         while batch := list(itertools.islice(events, size)):
             self.updates += len(batch)
-            self._time(lambda batch=batch: self.calculator.update(batch))
+            self._time(functools.partial(self.calculator.update, batch))
 
     def sync(self) -> None:
         self._time(self.calculator.in_sync)
@@ -312,7 +342,7 @@ def count(delta: Delta) -> int:
 
 def bulk(shape: str) -> dict[str, Any]:
     """One of Felix's shapes; with ``-delete``, the local endpoints go after the first delta, in one more flush."""
-    name, _, more = shape.partition("-delete")
+    name, _, _more = shape.partition("-delete")
     with_delete = name != shape
     family, _, size = name.partition("-")
     sizes = [int(part.replace("k", "000")) for part in size.split("-")]
@@ -365,10 +395,9 @@ def stream_events(rng: random.Random, remote: int, updates: int) -> Iterator[Eve
             case 3:  # one goes
                 key, _value = tagged_endpoint(serial, "remote")
                 yield key, None
-            case _:  # a local one, with other labels every other time
+            case _:  # a local one, with other labels
                 local = remote + 1 + rng.randrange(LOCAL)
-                labels = tagged_labels(rng.randrange(1_000_000)) if number % 2 else None
-                yield tagged_endpoint(local, NODE, labels)
+                yield tagged_endpoint(local, NODE, tagged_labels(rng.randrange(1_000_000)))
 
 
 def report(shape: str, watch: Stopwatch) -> dict[str, Any]:
