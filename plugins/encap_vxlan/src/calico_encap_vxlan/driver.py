@@ -6,6 +6,8 @@ In:    deltas (config, needs, routes, vteps, hosts).   Out: devices, forwarding 
 from __future__ import annotations
 
 import logging
+import os
+import select
 import threading
 from typing import ClassVar
 
@@ -79,7 +81,7 @@ class _DriftWatch:
         self._settings, self._request_apply = settings, services.request_apply
         self._devices = {settings.device_ipv4, settings.device_ipv6}
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
 
     def start(self) -> None:
         if self._thread is None:
@@ -87,15 +89,19 @@ class _DriftWatch:
             self._thread.start()
 
     def stop(self) -> None:
-        self._stopping.set()
+        os.eventfd_write(self._stop, 1)
         if self._thread is not None:
             self._thread.join(5.0)
+        os.close(self._stop)
 
     def _run(self) -> None:
         try:
             with Monitor(links=True, addresses=True, routes=True) as monitor:
-                while not self._stopping.is_set():
-                    if any(self._matters(notice) for notice in monitor.next(1.0)):
+                while True:
+                    ready, _, _ = select.select([monitor, self._stop], [], [])
+                    if self._stop in ready:
+                        return
+                    if any(self._matters(notice) for notice in monitor.next(0)):
                         self._request_apply()
         except OSError:
             log.warning("changes by others are noticed by the timer only: the netlink monitor ended", exc_info=True)
