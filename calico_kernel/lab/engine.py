@@ -87,6 +87,7 @@ class Lab:
             self._say(f"agents: {', '.join(self._hosts)}")
             for name in self._hosts:
                 self.start_agent(name)
+            workloads.install(next(iter(self._hosts.values())), versions=self._versions())
             for name in self._hosts:
                 self.wait_ready(name)
 
@@ -98,7 +99,7 @@ class Lab:
             self.refresh_routes()
 
     def _attach(self, workload: Workload) -> None:
-        done = workloads.add(self.host(workload.node), workload, versions=self._versions())
+        done = workloads.add(self.host(workload.node), workload)
         self.attached[workload.id] = done
         assert self.prober is not None
         self.prober.add(Place(workload.id, workload.netns, done.addresses))
@@ -123,7 +124,7 @@ class Lab:
         workload = self._workload(name)
         if self.prober is not None:
             self.prober.remove(workload.id)
-        workloads.remove(self.host(workload.node), workload, versions=self._versions())
+        workloads.remove(self.host(workload.node), workload)
         self.attached.pop(workload.id, None)
         left = tuple(each for each in self.topology.workloads if each.id != workload.id)
         self.topology = _with_workloads(self.topology, left)

@@ -63,7 +63,7 @@ def program(name: str) -> list[str]:
     beside = os.path.join(os.path.dirname(sys.executable), name)
     if os.access(beside, os.X_OK):
         return [beside]
-    return [sys.executable, "-c", f"import sys; from calico_kernel.cli.{name} import main; sys.exit(main())"]
+    return [sys.executable, "-m", f"calico_kernel.cli.{name}"]
 
 
 class NodeHost:

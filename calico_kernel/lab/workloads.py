@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 import attrs
 
 from calico_kernel.host import bubble, netns
-from calico_kernel.lab.hosts import NodeHost, program
+from calico_kernel.lab.hosts import LAB, NodeHost, program
 from calico_kernel.lab.network import LabError
 from calico_kernel.lab.topology import Workload
 
 NETWORK = "k8s-pod-network"
+BIN_DIR, NET_DIR = f"{LAB}/cni/bin", f"{LAB}/cni/net.d"
 INTERFACE = "eth0"
 TRY_AGAIN = 11  # CNI spec 1.1, "Error": the runtime should repeat the request later
 ADD_DEADLINE_S = 30.0
@@ -41,24 +43,32 @@ def container_id(workload: Workload) -> str:
     return hashlib.sha256(workload.id.encode()).hexdigest()
 
 
-def network_config(workload: Workload, *, versions: Sequence[int]) -> dict[str, Any]:
-    """The plugin's configuration as the runtime passes it; what a pod has beyond its name goes by ``args.cni``."""
+def install(host: NodeHost, *, versions: Sequence[int]) -> None:
+    """Write the executable and the network's configuration list, once for all nodes. Raises LabError."""
+    options = ["--bin-dir", BIN_DIR, "--net-dir", NET_DIR, "--network", NETWORK, "--no-portmap"]
+    if 6 in versions:
+        options.append("--ipv6")
+    done = host.run([*program("calico"), "cni", "install", *options])
+    if done.returncode:
+        raise LabError(what=f"calico cni install failed: {done.stderr.strip()}", todo="reinstall the plugin calico-cni")
+
+
+def network_config(workload: Workload) -> dict[str, Any]:
+    """What the runtime hands to the plugin: its entry of the installed list, with the list's name and version, and what
+    a pod has beyond its name as ``args.cni``."""
+    name = sorted(os.listdir(NET_DIR))[0]
+    with open(f"{NET_DIR}/{name}") as file:
+        conf_list = json.load(file)
+    args = {
+        "labels": [{"key": key, "value": value} for key, value in workload.labels.items()],
+        "serviceAccount": workload.service_account,
+        "ports": list(workload.ports),
+    }
     return {
-        "cniVersion": "1.1.0",
-        "name": NETWORK,
-        "type": "calico",
-        "ipam": {
-            "type": "calico-ipam",
-            "assign_ipv4": str(4 in versions).lower(),
-            "assign_ipv6": str(6 in versions).lower(),
-        },
-        "args": {
-            "cni": {
-                "labels": dict(workload.labels),
-                "serviceAccount": workload.service_account,
-                "ports": list(workload.ports),
-            }
-        },
+        **conf_list["plugins"][0],
+        "name": conf_list["name"],
+        "cniVersion": conf_list["cniVersion"],
+        "args": {"cni": args},
     }
 
 
@@ -68,12 +78,12 @@ def _environment(command: str, workload: Workload) -> dict[str, str]:
         "CNI_CONTAINERID": container_id(workload),
         "CNI_NETNS": netns.path_of(workload.netns),
         "CNI_IFNAME": INTERFACE,
-        "CNI_PATH": "/opt/cni/bin:/usr/lib/cni",
+        "CNI_PATH": f"{BIN_DIR}:/opt/cni/bin:/usr/lib/cni",
         "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={workload.namespace};K8S_POD_NAME={workload.name}",
     }
 
 
-def add(host: NodeHost, workload: Workload, *, versions: Sequence[int]) -> Attached:
+def add(host: NodeHost, workload: Workload) -> Attached:
     """Make the namespace and ADD it to the network; repeats while the plugin says "try again later".
     Raises LabError with the plugin's message."""
     if workload.netns not in netns.names():
@@ -82,7 +92,7 @@ def add(host: NodeHost, workload: Workload, *, versions: Sequence[int]) -> Attac
     deadline = time.monotonic() + ADD_DEADLINE_S
     while True:
         started = time.monotonic()
-        done = _request(host, "ADD", workload, versions)
+        done = _request(host, "ADD", workload)
         took_ms = (time.monotonic() - started) * 1000
         if done.returncode == 0:
             return _attached(workload, done.stdout, took_ms)
@@ -97,9 +107,9 @@ def add(host: NodeHost, workload: Workload, *, versions: Sequence[int]) -> Attac
         time.sleep(0.05)
 
 
-def remove(host: NodeHost, workload: Workload, *, versions: Sequence[int]) -> None:
+def remove(host: NodeHost, workload: Workload) -> None:
     """DEL, then the namespace. Raises LabError with the plugin's message; the namespace is then kept."""
-    done = _request(host, "DEL", workload, versions)
+    done = _request(host, "DEL", workload)
     if done.returncode:
         said = _error_of(done.stdout).get("msg") or done.stderr.strip() or f"status {done.returncode}"
         raise LabError(
@@ -110,10 +120,10 @@ def remove(host: NodeHost, workload: Workload, *, versions: Sequence[int]) -> No
     netns.delete(workload.netns)
 
 
-def _request(host: NodeHost, command: str, workload: Workload, versions: Sequence[int]) -> Any:
+def _request(host: NodeHost, command: str, workload: Workload) -> Any:
     return host.run(
-        program("calico-cni"),
-        text=json.dumps(network_config(workload, versions=versions)),
+        [f"{BIN_DIR}/calico"],
+        text=json.dumps(network_config(workload)),
         environment=_environment(command, workload),
     )
 
