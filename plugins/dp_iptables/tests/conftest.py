@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -159,8 +161,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def services() -> Services:
-    return Services(node="node-1", log=logging.getLogger("test"))
+def asked() -> threading.Event:
+    """Set when the driver asks for an apply."""
+    return threading.Event()
+
+
+@pytest.fixture
+def services(asked: threading.Event) -> Services:
+    return Services(node="node-1", log=logging.getLogger("test"), request_apply=asked.set)
 
 
 @pytest.fixture
@@ -209,5 +217,19 @@ def kit() -> Any:
             report = driver.apply()
             assert not report.failures
             return report
+
+        @staticmethod
+        def tool(*argv: str, given: str = "") -> str:
+            """Run a program; its output."""
+            done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        @staticmethod
+        def rules(backend: str, version: int = 4) -> list[str]:
+            """Everything in the tables but comments and counters."""
+            program = f"{'iptables' if version == 4 else 'ip6tables'}-{backend}-save"
+            text = Kit.tool(program)
+            return [line.split(" [")[0] for line in text.splitlines() if not line.startswith("#")]
 
     return Kit

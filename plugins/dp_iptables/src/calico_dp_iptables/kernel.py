@@ -23,6 +23,7 @@ from calico_dp_iptables.names import is_our_set
 from calico_dp_iptables.programs import ProgramFailed, Programs, Run
 from calico_dp_iptables.settings import Settings
 from calico_dp_iptables.table import Observed, Table, Transaction, parse_save
+from calico_dp_iptables.watch import Suspicion, Watch
 from calico_kernel.errors import CalicoError
 from calico_kernel.hookspecs import Failure, Lack, Services
 
@@ -50,7 +51,8 @@ class Kernel:
         self._families = families
         self._programs = Programs(timeout_s=settings.timeout_s, paths=settings.programs)
         self.sets = IpSets()
-        self.links = Links(services)
+        self.links = Links(self._programs)
+        self.watch = Watch(services.log, services.request_apply, settings.drift_poll_s)
         self.tables: dict[int, Iptables] = {}
         self.backend = ""
         self._lacks: dict[str, Lack] = {}
@@ -59,12 +61,14 @@ class Kernel:
         self._next_read = 0.0
         self._check_s = 0.0
         self._next_check = 0.0
+        self._next_links = 0.0
 
     # ── when to read ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def distrust(self) -> None:
         """Read everything again at the next apply."""
         self._read.clear()
+        self._next_links = 0.0
 
     def _start(self, state: State) -> None:
         wanted = self._settings.backend or state.options.backend
@@ -96,21 +100,48 @@ class Kernel:
             self._start(state)
         except CalicoError as exc:
             return Outcome(failures=[Failure(subject="iptables", reason=str(exc))], blocked=True)
-        if now >= self._next_read or (self._check_s and now >= self._next_check):
-            self.distrust()
-        failures += self._observe(state, now)
-        changes += self._write_sets(failures)
-        blocked = self._write_tables(failures)
-        changes += blocked[1]
-        changes += self._destroy_sets(failures)
-        changes += self.links.apply(state, failures, now)
+        self.watch.start()
+        suspicion = self.watch.take()
+        try:
+            self._heed(state, suspicion, now)
+            failures += self._observe(state, now, suspicion)
+            changes += self._write_sets(failures)
+            blocked, written = self._write_tables(failures)
+            changes += written + self._destroy_sets(failures)
+            changes += self.links.apply(state.options, failures, self.tables)
+        finally:
+            legacy = self.backend == "legacy"
+            self.watch.settled(
+                backend=self.backend,
+                versions=self.tables.keys(),
+                tables=[key for key in self._tables_in_use() if legacy],
+                sets=bool(self.sets.names()),
+                prefixes=state.options.workload_prefixes,
+            )
         return Outcome(
             failures=failures,
             lacks=tuple(self._lacks.values()),
-            blocked=blocked[0],
+            blocked=blocked,
             next_check_s=self._schedule(state, now, changes),
             changes=changes,
         )
+
+    def _tables_in_use(self) -> Iterable[tuple[int, str]]:
+        for version in self.tables:
+            for name, table in self._families[version].tables.items():
+                if table.in_use():
+                    yield version, name
+
+    def _heed(self, state: State, suspicion: Suspicion, now: float) -> None:
+        """Decide what of the kernel's state must be read again."""
+        if now >= self._next_read or (self._check_s and now >= self._next_check):
+            self._read.clear()
+        self._read -= suspicion.parts
+        if suspicion.all_interfaces or now >= self._next_links:
+            self.links.touched_all()
+            wait = state.options.routes_refresh_s
+            self._next_links = now + wait if wait else float("inf")
+        self.links.touched(suspicion.interfaces)
 
     def _schedule(self, state: State, now: float, changes: int) -> float | None:
         """The refresh timer, and a look soon after each write that moves out as nothing is found."""
@@ -124,10 +155,13 @@ class Kernel:
         waits = [self._next_check - now] if self._check_s else []
         if options.refresh_s:
             waits.append(self._next_read - now)
+        if options.routes_refresh_s:
+            waits.append(self._next_links - now)
         return max(min(waits), 0.05) if waits else None
 
-    def _observe(self, state: State, now: float) -> list[Failure]:
+    def _observe(self, state: State, now: float, suspicion: Suspicion) -> list[Failure]:
         failures: list[Failure] = []
+        different = False
         runs: list[tuple[object, Run]] = []
         for version, family in self.tables.items():
             if version not in self._read:
@@ -144,9 +178,11 @@ class Kernel:
             if isinstance(what, int):
                 saved = parse_save(text)
                 for name, table in self._families[what].tables.items():
-                    table.observe(saved.get(name, Observed.empty()))
+                    different |= table.observe(saved.get(name, Observed.empty()))
             else:
-                self.sets.observe(ipsets.parse_save(text))
+                different |= self.sets.observe(ipsets.parse_save(text))
+        if suspicion.parts:
+            self.watch.found(different)
         if runs:
             refresh = state.options.refresh_s
             self._next_read = now + refresh if refresh else float("inf")
@@ -323,7 +359,7 @@ class Kernel:
         self.distrust()
 
     def close(self) -> None:
-        self.links.close()
+        self.watch.close()
 
 
 def _clean(family: Iptables) -> None:

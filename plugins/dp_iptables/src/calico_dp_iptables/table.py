@@ -136,6 +136,10 @@ class Table:
     def chain_names(self) -> Collection[str]:
         return self._desired.keys()
 
+    def in_use(self) -> bool:
+        """Is anything of ours in the kernel's table?"""
+        return bool(self._observed)
+
     def desired_rule_count(self) -> int:
         return sum(len(rules) for name, rules in self._desired.items() if self._references[name])
 
