@@ -50,11 +50,15 @@ def wanted(
     families = conf.ipam.families
     if names is not None:
         if not names or not set(names) <= {"IPv4", "IPv6"}:
-            raise CniError(errors.INVALID_CONFIG, f"annotation ipFamilies: {list(names)} is not a list of IPv4 and IPv6")
+            raise CniError(
+                errors.INVALID_CONFIG, f"annotation ipFamilies: {list(names)} is not a list of IPv4 and IPv6"
+            )
         families = tuple(version for version in (4, 6) if f"IPv{version}" in names)
     chosen = addresses("annotation ipAddrs", exact) if exact is not None else conf.addresses
     if not families and not chosen:
-        raise CniError(errors.INVALID_CONFIG, "ipam: neither assign_ipv4 nor assign_ipv6, so there is no address to give")
+        raise CniError(
+            errors.INVALID_CONFIG, "ipam: neither assign_ipv4 nor assign_ipv6, so there is no address to give"
+        )
     pools4, pools6 = annotation_list(both, "ipv4pools"), annotation_list(both, "ipv6pools")
     return Wanted(
         families=families,
@@ -158,7 +162,7 @@ class NoIpam(AddressSource):
 
 @attrs.frozen
 class Program(AddressSource):
-    """Any other IPAM type. ``pod_cidrs``: of this node, for Calico's "usePodCidr" in the configuration of host-local."""
+    """Any other IPAM type. ``pod_cidrs``: of this node, for Calico's "usePodCidr" in a host-local configuration."""
 
     delegates: Delegates
     pod_cidrs: Callable[[], Sequence[str]]

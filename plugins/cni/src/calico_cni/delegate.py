@@ -56,7 +56,9 @@ class Delegates:
             if os.access(program, os.X_OK) and os.path.isfile(program):
                 return program
         raise CniError(
-            errors.DELEGATE, f"IPAM program {kind!r} was not found", f"looked in {', '.join(path or self.fallback_path)}"
+            errors.DELEGATE,
+            f"IPAM program {kind!r} was not found",
+            f"looked in {', '.join(path or self.fallback_path)}",
         )
 
     def _versions(self, program: str) -> tuple[str, ...]:
@@ -71,10 +73,17 @@ class Delegates:
     def _execute(self, program: str, variables: Mapping[str, str], stdin: str) -> Mapping[str, Any]:
         try:
             done = subprocess.run(
-                [program], input=stdin.encode(), env=dict(variables), capture_output=True, timeout=self.timeout_s, check=False
+                [program],
+                input=stdin.encode(),
+                env=dict(variables),
+                capture_output=True,
+                timeout=self.timeout_s,
+                check=False,
             )
         except subprocess.TimeoutExpired:
-            raise CniError(errors.TRY_AGAIN, f"try again later: {program} ran longer than {self.timeout_s:g} s") from None
+            raise CniError(
+                errors.TRY_AGAIN, f"try again later: {program} ran longer than {self.timeout_s:g} s"
+            ) from None
         except OSError as exc:
             raise CniError(errors.DELEGATE, f"{program} cannot be run", str(exc)) from exc
         said = _object(done.stdout)

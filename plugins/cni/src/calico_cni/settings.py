@@ -12,8 +12,8 @@ class CniSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     policy_wait_s:       how long ADD waits until the endpoint's policy is enforced; 0: it does not wait. A network
                          configuration with ``policy_setup_timeout_seconds`` decides for itself.
-    on_policy_timeout:   "error" (default): ADD is undone and answered "try again later" (11), so that no workload starts
-                         unprotected or unreachable. "warn": ADD succeeds as Calico's does; until its policy is
+    on_policy_timeout:   "error" (default): ADD is undone and answered "try again later" (11), so that no workload
+                         starts unprotected or unreachable. "warn": ADD succeeds as Calico's does; until its policy is
                          programmed, packets of the workload are dropped.
     mtu:                 of workload interfaces when the network configuration has none; 0: the file ``mtu`` in the
                          state directory, else the kernel's default.

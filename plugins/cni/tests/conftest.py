@@ -1,0 +1,253 @@
+"""A node for the tests of this plugin: the agent's real socket, a datastore in memory, the real executable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+import calico_cni
+from calico_cni.service import CniService
+from calico_cni.settings import CniSettings
+from calico_kernel.agent.local_socket import LocalSocket
+from calico_kernel.errors import AddressInUse, PoolExhausted
+from calico_kernel.hookspecs import Ipam, Services
+from calico_kernel.host import bubble, netns
+from calico_kernel.model.ipam import (
+    Address,
+    AddressInfo,
+    AssignedAddress,
+    Assignment,
+    AssignRequest,
+    IpamProblem,
+    IpamReport,
+    ReleaseRequest,
+)
+from calico_kernel.testing.memory_datastore import MemoryDatastore
+
+SHIM = Path(calico_cni.__file__).parent / "shim.py"
+"""Run as it is shipped."""
+
+
+class CountingIpam(Ipam):
+    """One pool of each family, no blocks: enough to see what the plugin asks for and gives back."""
+
+    def __init__(self) -> None:
+        self.held: dict[Address, AssignRequest] = {}
+        self.requests: list[AssignRequest] = []
+        self._lock = threading.Lock()
+        self._pools = {4: ip_network("10.65.0.0/24"), 6: ip_network("fd00:65::/120")}
+
+    def assign(self, request: AssignRequest) -> Assignment:
+        with self._lock:
+            self.requests.append(request)
+            chosen: list[Address] = list(request.addresses)
+            if any(address in self.held for address in chosen):
+                raise AddressInUse(what=f"{chosen[0]} is taken", todo="ask for another")
+            for version, count in ((4, request.num_ipv4), (6, request.num_ipv6)):
+                free = (address for address in self._pools[version].hosts() if address not in self.held)
+                chosen += [next(free) for _ in range(count)]
+            if len(self.held) + len(chosen) > 200:
+                raise PoolExhausted(what="the pool is full", todo="add a pool")
+            self.held |= dict.fromkeys(chosen, request)
+            return Assignment(addresses=tuple(self._assigned(address) for address in chosen))
+
+    def _assigned(self, address: Address) -> AssignedAddress:
+        return AssignedAddress(address=address, block="", pool="", sequence_number=0)
+
+    def release(self, requests: Sequence[ReleaseRequest]) -> Sequence[Address]:
+        with self._lock:
+            return [one.address for one in requests if self.held.pop(one.address, None) is None]
+
+    def release_by_handle(self, handle: str) -> Sequence[Address]:
+        with self._lock:
+            gone = [address for address, request in self.held.items() if request.handle == handle]
+            for address in gone:
+                del self.held[address]
+            return gone
+
+    def addresses_by_handle(self, handle: str) -> Sequence[AssignedAddress]:
+        with self._lock:
+            return [self._assigned(address) for address, request in self.held.items() if request.handle == handle]
+
+    def inspect(self, address: Address) -> AddressInfo:
+        request = self.held.get(address)
+        attributes = request.attributes if request else {}
+        handle = request.handle if request else None
+        return AddressInfo(address=address, handle=handle, block=None, block_node=None, attributes=attributes)
+
+    def report(self) -> IpamReport:
+        return IpamReport(pools=())
+
+    def check(self) -> Sequence[IpamProblem]:
+        return ()
+
+    def release_node(self, node: str) -> None:
+        return None
+
+
+@attrs.define
+class Answered:
+    """What the executable said. ``said`` is {} when it printed nothing."""
+
+    status: int
+    said: dict[str, Any]
+    seconds: float = 0.0
+
+    @property
+    def addresses(self) -> list[str]:
+        return [ip["address"].split("/")[0] for ip in self.said["ips"]]
+
+
+@attrs.define
+class CniNode:
+    """The node that the test's thread lives on."""
+
+    store: MemoryDatastore
+    ipam: CountingIpam
+    service: CniService
+    socket_path: str
+    state_dir: Path
+    waited: list[tuple[Any, str, float]]
+    programmed: bool = True
+    admit: Callable[[Any], Any] = attrs.field(default=lambda endpoint: endpoint)
+
+    def conf(self, version: str = "1.0.0", **more: Any) -> dict[str, Any]:
+        return {
+            "cniVersion": version,
+            "name": "net1",
+            "type": "calico",
+            "agent_socket": self.socket_path,
+            "ipam": {"type": "calico-ipam"},
+            **more,
+        }
+
+    def run(
+        self,
+        command: str,
+        container: str = "",
+        namespace: str = "",
+        *,
+        conf: Mapping[str, Any] | str | None = None,
+        interface: str = "eth0",
+        args: str = "",
+        path: str = "/usr/lib/cni:/opt/cni/bin",
+        **more: str,
+    ) -> Answered:
+        """Run the executable as a runtime does."""
+        environment = {"CNI_COMMAND": command, "CNI_PATH": path, **more}
+        if container:
+            environment |= {"CNI_CONTAINERID": container, "CNI_IFNAME": interface}
+        if namespace:
+            environment["CNI_NETNS"] = namespace if "/" in namespace else netns.path_of(namespace)
+        if args:
+            environment["CNI_ARGS"] = args
+        given = conf if isinstance(conf, str) else json.dumps(self.conf() if conf is None else conf)
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(SHIM)],
+            input=given.encode(),
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stderr == b"", done.stderr.decode()
+        return Answered(done.returncode, json.loads(done.stdout) if done.stdout else {})
+
+    def add(self, container: str, namespace: str, **more: Any) -> Answered:
+        answer = self.run("ADD", container, namespace, **more)
+        assert answer.status == 0, answer.said
+        return answer
+
+    def endpoints(self) -> dict[str, Any]:
+        from calico_kernel.model.keys import ResourceQuery
+
+        records = self.store.list([ResourceQuery("WorkloadEndpoint")]).records
+        return {record.value.metadata.name: record.value for record in records}
+
+    def links(self) -> set[str]:
+        from calico_kernel.host.netlink import Netlink
+
+        with Netlink() as nl:
+            return {link.name for link in nl.links()} - {"lo"}
+
+    def nothing_left(self) -> bool:
+        return not (self.endpoints() or self.links() or self.ipam.held)
+
+
+@pytest.fixture
+def settings() -> CniSettings:
+    """Override for other settings."""
+    return CniSettings()
+
+
+@pytest.fixture
+def node(netns: str, tmp_path: Path, settings: CniSettings) -> Iterator[CniNode]:
+    """A node in a namespace of its own, its CNI service answering on a socket."""
+    store, ipam = MemoryDatastore(), CountingIpam()
+    made: list[CniNode] = []
+
+    def await_programmed(endpoint: Any, revision: str, timeout_s: float) -> bool:
+        made[0].waited.append((endpoint, revision, timeout_s))
+        return made[0].programmed
+
+    services = Services(
+        node="node-1",
+        log=logging.getLogger("calico.test.cni"),
+        run_dir=str(tmp_path),
+        state_dir=str(tmp_path),
+        datastore=store,
+        ipam=ipam,
+        await_programmed=await_programmed,
+        admit_endpoint=lambda endpoint: made[0].admit(endpoint),
+    )
+    service = CniService(settings, services)
+    path = str(tmp_path / "agent.sock")
+    made.append(CniNode(store, ipam, service, path, tmp_path, []))
+    local = LocalSocket(path, {"cni": service})
+    service.start()
+    local.start()
+    try:
+        yield made[0]
+    finally:
+        local.close()
+
+
+@pytest.fixture
+def workload(netns_name: str) -> Iterator[Callable[[], str]]:
+    """Make namespaces for containers; they go with the test."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"{netns_name}w{len(made)}"
+        netns.create(name)
+        made.append(name)
+        with netns.entered(name):
+            bubble.loopback_up()
+        return name
+
+    yield make
+    for name in made:
+        netns.delete(name)
+
+
+@pytest.fixture
+def ping() -> Callable[[str, str], bool]:
+    """Does the address answer from a namespace?"""
+
+    def ping(namespace: str, address: str) -> bool:
+        family = "-6" if ":" in address else "-4"
+        line = ["ip", "netns", "exec", namespace, "ping", family, "-n", "-c", "1", "-W", "2", address]
+        return subprocess.run(line, capture_output=True, check=False, env=os.environ).returncode == 0
+
+    return ping
