@@ -20,7 +20,7 @@ POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-1"
 
 
 def test_add_gives_a_connected_interface_and_del_leaves_nothing(
-    node: Any, workload: Callable[[], str], ping: Callable[[str, str], bool]
+    node: Any, workload: Callable[[], str], reaches: Callable[[str, str, str], bool]
 ) -> None:
     first, second = workload(), workload()
     one, two = node.add(ID, first), node.add(f"f{ID}", second)
@@ -35,7 +35,7 @@ def test_add_gives_a_connected_interface_and_del_leaves_nothing(
         "routes": [{"dst": "10.65.0.1/32"}],
         "dns": {},
     }
-    assert ping(first, two.addresses[0])
+    assert reaches(first, second, two.addresses[0])
     for container, namespace in ((ID, first), (f"f{ID}", second)):
         answer = node.run("DEL", container, namespace)
         assert (answer.status, answer.said) == (0, {})
@@ -45,7 +45,7 @@ def test_add_gives_a_connected_interface_and_del_leaves_nothing(
 
 
 def test_dual_stack_workloads_reach_each_other_over_both_families(
-    node: Any, workload: Callable[[], str], ping: Callable[[str, str], bool]
+    node: Any, workload: Callable[[], str], reaches: Callable[[str, str, str], bool]
 ) -> None:
     conf = node.conf(ipam={"type": "calico-ipam", "assign_ipv6": "true"})
     first, second = workload(), workload()
@@ -54,7 +54,7 @@ def test_dual_stack_workloads_reach_each_other_over_both_families(
     sysctl.write("net/ipv4/ip_forward", 1)
     sysctl.write("net/ipv6/conf/all/forwarding", 1)
     assert len(two.addresses) == 2
-    assert [address for address in two.addresses if ping(first, address)] == two.addresses
+    assert [address for address in two.addresses if reaches(first, second, address)] == two.addresses
 
 
 def test_interface_has_calicos_addresses_routes_and_settings(node: Any, workload: Callable[[], str]) -> None:

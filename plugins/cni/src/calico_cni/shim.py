@@ -74,7 +74,8 @@ def ask(path: str, frame: bytes, descriptor: int | None) -> bytes:
     message = len(frame).to_bytes(4, "big") + frame
     along = [(SOL_SOCKET, SCM_RIGHTS, descriptor.to_bytes(4, sys.byteorder))] if descriptor is not None else []
     sent = connection.sendmsg([message], along)
-    connection.sendall(message[sent:])
+    if sent < len(message):  # even an empty send fails when the agent has answered and gone
+        connection.sendall(message[sent:])
     return exactly(connection, int.from_bytes(exactly(connection, 4), "big"))
 
 
