@@ -235,7 +235,7 @@ class IpamContract:
         add_pool(datastore, "p", "10.1.0.0/24")
         assignment = ipam.assign(want("h", count=2))
         assert list(ipam.release(give_back(assignment))) == []
-        assert sorted(ipam.release(give_back(assignment))) == sorted(addresses(assignment)) 
+        assert sorted(ipam.release(give_back(assignment))) == sorted(addresses(assignment))
         assert list(ipam.addresses_by_handle("h")) == []
         assert ipam.inspect(addresses(assignment)[0]).handle is None
         assert list(ipam.check()) == []
@@ -324,7 +324,7 @@ class IpamContract:
         ipam.configure(IpamConfig(auto_allocate_blocks=True, ip_cooldown_seconds=600))
         assignment = ipam.assign(want("h", count=4))
         ipam.release(give_back(assignment))
-        assert sorted(ipam.release(give_back(assignment))) == sorted(addresses(assignment)) 
+        assert sorted(ipam.release(give_back(assignment))) == sorted(addresses(assignment))
         info = ipam.inspect(addresses(assignment)[0])
         assert info.handle is None
         assert info.released_at is not None
