@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from calico_kernel.errors import ValidationError
+from calico_kernel.model import documents
+from calico_kernel.model.bgp import BGPPeer
+from calico_kernel.model.endpoints import Node
+from calico_kernel.model.policy import GlobalNetworkPolicy, NetworkPolicy, Rule
+
+HEAD = "apiVersion: projectcalico.org/v3\nkind: {}\nmetadata:\n  name: x\n"
+
+
+def problems(text: str) -> list[tuple[str, str]]:
+    with pytest.raises(ValidationError) as caught:
+        documents.read_resources(text)
+    return caught.value.problems
+
+
+def test_documents_lists_and_arrays_are_taken_apart_in_order() -> None:
+    text = """
+apiVersion: projectcalico.org/v3
+kind: TierList
+items:
+- metadata: {name: a}
+- metadata: {name: b}
+---
+# nothing here
+--- rest of the line is dropped
+- {apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: c}}
+---
+{"kind": "List", "items": [{"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": {"name": "d"}}]}
+"""
+    found = [(r.kind, r.metadata.name) for r in documents.read_resources(text)]
+    assert found == [("Tier", "a"), ("Tier", "b"), ("Node", "c"), ("Node", "d")]
+
+
+def test_empty_text_holds_no_document() -> None:
+    assert documents.load("") == [] == documents.load("---\n---\n# only a comment\n")
+
+
+def test_plain_scalars_are_read_as_go_reads_them() -> None:
+    text = "a: [010, 0x10, 1_000, 1e3, .5, 22:30, 8000:8100, 2001-01-01, on, Off, y, ~, 09, '1', 1.5.2]"
+    assert documents.load(text)[0]["a"] == [
+        *(8, 16, 1000, 1000.0, 0.5, "22:30", "8000:8100", "2001-01-01", True, False, True, None, 9.0, "1", "1.5.2")
+    ]
+
+
+def test_numbers_and_booleans_become_text_where_text_belongs() -> None:
+    text = HEAD.format("Node") + "  labels: {version: 1, ratio: 0.5, big: 1e3, on: yes, none: }\n"
+    node = documents.read_resources(text)[0]
+    assert node.metadata.labels == {"version": "1", "ratio": "0.5", "big": "1000", "true": "true"}
+
+
+def test_values_are_brought_to_the_form_that_calico_stores() -> None:
+    rule = '{action: Allow, protocol: "17", source: {}, destination: {ports: ["80", "90:90", "1:2", http]}}'
+    policy = documents.read_resources(HEAD.format("GlobalNetworkPolicy") + f"spec: {{order: 5.0, ingress: [{rule}]}}")[
+        0
+    ]
+    assert isinstance(policy, GlobalNetworkPolicy)
+    (made,) = policy.spec.ingress
+    assert (made.protocol, made.destination.ports, policy.spec.order) == (17, (80, 90, "1:2", "http"), 5)
+    assert made.source is Rule(action="Allow").source
+    peer = documents.read_resources(HEAD.format("BGPPeer") + 'spec: {asNumber: "1.10", maxRestartTime: 90s}')[0]
+    assert isinstance(peer, BGPPeer)
+    assert (peer.spec.as_number, peer.spec.max_restart_time) == (65546, "1m30s")
+
+
+def test_every_problem_of_a_document_is_reported_with_its_path() -> None:
+    text = HEAD.format("NetworkPolicy") + (
+        "  namespce: a\nspec:\n  selectr: all()\n  order: first\n  ingress:\n  - action: Reject\n"
+        "    protocol: 300\n    source: {nets: 10.0.0.0/8}\n  - Allow\n  types: {}\n"
+    )
+    assert dict(problems(text)) == {
+        "metadata.namespce": "unknown field; did you mean 'namespace'?",
+        "spec.selectr": "unknown field; did you mean 'selector'?",
+        "spec.order": "must be a whole number or a number, is 'first'",
+        "spec.ingress[0].action": "must be one of Allow, Deny, Log, Pass, is 'Reject'",
+        "spec.ingress[0].protocol": "protocol number 300 is not from 1 to 255",
+        "spec.ingress[0].source.nets": "must be a list, is '10.0.0.0/8'",
+        "spec.ingress[1]": "must be an object, is 'Allow'",
+        "spec.types": "must be a list, is an object",
+    }
+
+
+def test_missing_required_field_is_reported_with_its_place() -> None:
+    text = HEAD.format("GlobalNetworkPolicy") + "spec: {ingress: [{protocol: TCP}]}"
+    ((path, reason),) = problems(text)
+    assert path == "spec.ingress[0]" and "action" in reason
+
+
+def test_field_names_are_found_in_any_case_and_nulls_count_as_absent() -> None:
+    text = HEAD.format("NetworkPolicy") + "  namespace: n\nspec: {Selector: all(), ingress: , preDnat: }"
+    text = text.replace("preDnat: ", "order: ")
+    policy = documents.read_resources(text)[0]
+    assert isinstance(policy, NetworkPolicy)
+    assert policy.spec.selector == "all()" and policy.spec.ingress == ()
+
+
+def test_what_kubernetes_adds_to_metadata_is_ignored() -> None:
+    text = HEAD.format("Tier") + "  managedFields: [{manager: x}]\n  selfLink: /a\n  creationTimestamp: null\n"
+    assert documents.read_resources(text)[0].metadata.name == "x"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "apiVersion: projectcalico.org/v9\nkind: Tier",
+        "apiVersion: projectcalico.org/v3\nkind: Nonsense",
+        "apiVersion: projectcalico.org/v3\nkind: [Tier]",
+        "apiVersion: projectcalico.org/v3\nkind: BlockAffinity",
+        "apiVersion: v1\nkind: KubernetesService",
+        "a: 1",
+    ],
+)
+def test_unknown_kind_version_or_machine_kept_kind_is_refused(head: str) -> None:
+    ((path, reason),) = problems(head + "\nmetadata: {name: x}\n")
+    assert path == "kind" and reason.startswith("unknown resource type")
+
+
+NESTED_ALIASES = "\n".join(
+    ["a: &a [1,1,1,1,1,1,1,1,1,1]"]
+    + [f"{n}: &{n} [" + ",".join([f"*{p}"] * 10) + "]" for p, n in zip("abcdefg", "bcdefgh", strict=True)]
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\na: 2",
+        "a: &x [*x]",
+        "a: [",
+        "a: !!python/object/apply:os.system [x]",
+        NESTED_ALIASES,
+        "just text",
+        "- 1",
+        "? [a]\n: b",
+        "[" * 3000,
+        "a: " + "[" * 100 + "]" * 100,
+        "a: 'unfinished",
+        "\x00",
+    ],
+)
+def test_text_that_is_no_good_yaml_is_refused_with_a_reason(text: str) -> None:
+    assert all(reason for _, reason in problems(text))
+
+
+def test_document_beyond_the_size_limit_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 100)
+    assert "more than 100 bytes" in problems("a: " + "x" * 200)[0][1]
+
+
+def test_bytes_that_are_no_utf8_are_refused() -> None:
+    with pytest.raises(ValidationError, match="not UTF-8"):
+        documents.load(b"\xff\xfe")
+
+
+def test_json_input_and_document_output_are_inverse() -> None:
+    text = json.dumps(
+        {
+            "kind": "Node",
+            "apiVersion": "projectcalico.org/v3",
+            "metadata": {"name": "n"},
+            "spec": {"bgp": {"ipv4Address": "10.0.0.1/24"}},
+            "status": {},
+        }
+    )
+    (node,) = documents.read_resources(text)
+    assert isinstance(node, Node)
+    assert documents.to_builtins(node) == json.loads(text)
