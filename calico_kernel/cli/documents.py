@@ -6,6 +6,7 @@ Out:   typed resources; Kubernetes' own documents become the Calico resources th
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -16,8 +17,6 @@ from calico_kernel.errors import ValidationError
 if TYPE_CHECKING:
     from calico_kernel.model.meta import Resource
 
-KUBERNETES = {("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "Namespace"), ("v1", "ServiceAccount")}
-
 
 class Read(NamedTuple):
     """``converted``: made from a Kubernetes document, so its reserved name is rightful."""
@@ -26,16 +25,33 @@ class Read(NamedTuple):
     converted: bool = False
 
 
-def resource_from(document: dict[str, Any]) -> Read:
-    """Raises FileError for what is no resource: an unknown kind, a field that does not exist, a wrong type."""
-    if (document.get("apiVersion"), document.get("kind")) in KUBERNETES:
-        from calico_kernel.model import kubernetes
+def resource_from(document: dict[str, Any], namespace: str = "") -> Read:
+    """``namespace``: of documents that do not say theirs. What of a Kubernetes document cannot be converted is named on
+    standard error. Raises FileError for what is no resource: an unknown kind or field, a wrong type."""
+    if str(document.get("apiVersion", "")).startswith("projectcalico.org/"):
+        return Read(strict(document))
+    from calico_kernel.model import kubernetes
 
-        try:
-            return Read(kubernetes.convert(document), converted=True)
-        except ValidationError as exc:
-            raise FileError(said(exc)) from exc
-    return Read(strict(document))
+    if not kubernetes.supported(document):
+        return Read(strict(document))
+    metadata = document.get("metadata")
+    if document.get("kind") != "Namespace" and isinstance(metadata, dict):
+        document = {
+            **document,
+            "metadata": {**metadata, "namespace": metadata.get("namespace") or namespace or "default"},
+        }
+    try:
+        converted = kubernetes.convert(document)
+    except ValidationError as exc:
+        raise FileError(said(exc)) from exc
+    for path, reason in converted.problems:
+        print(f"{document['kind']}({metadata_name(document)}): {path} is left out: {reason}", file=sys.stderr)
+    return Read(converted.resource, converted=True)
+
+
+def metadata_name(document: dict[str, Any]) -> str:
+    metadata = document.get("metadata")
+    return str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
 
 
 def strict(document: dict[str, Any]) -> Resource:

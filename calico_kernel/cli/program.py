@@ -2,6 +2,8 @@
 
 In:    a table of ``Command`` and the arguments.
 Out:   the exit status. A command's module has ``configure(name, parser)`` and ``run(name, args, session)``.
+
+Only the parser of the command asked for is built, so the number of commands costs nothing at start.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from calico_kernel.errors import CalicoError, PluginError
 
 if TYPE_CHECKING:
     from calico_kernel.hookspecs import CliCommand
+
+WITH_VALUE = frozenset({"-c", "--config", "-l", "--log-level", "--context"})
+"""Options before the command whose value is the next argument."""
 
 
 class Command(NamedTuple):
@@ -32,15 +37,11 @@ class Program(NamedTuple):
 
     def main(self, argv: Sequence[str]) -> int:
         """Run one command. 0 done, 1 failed, 2 arguments that make no sense."""
-        word = _command_word(argv)
         session = Session(_config_path(argv))
         try:
-            added = self._added(session, strict=True) if word and word not in self.commands else []
-            if not word:
-                added = self._added(session, strict=False)
-            return self._run(argv, word, added, session)
+            return self._run(argv, session)
         except CalicoError as exc:
-            print(_message(exc), file=sys.stderr)
+            print(described(exc).rstrip("\n"), file=sys.stderr)
             return 1
         except Failed:
             return 1
@@ -52,28 +53,47 @@ class Program(NamedTuple):
         finally:
             session.close()
 
-    def _run(self, argv: Sequence[str], word: str, added: Sequence[CliCommand], session: Session) -> int:
-        parser = argparse.ArgumentParser(prog=self.name, description=self.about)
+    def _run(self, argv: Sequence[str], session: Session) -> int:
+        place = _command_place(argv)
+        before, word, after = argv[:place], "".join(argv[place : place + 1]), argv[place + 1 :]
+        if not word:
+            self._overview(before, session)
+        base = self._parser(self.name, self.about)
+        args = base.parse_args(before)
+        if word in self.commands:
+            command = self.commands[word]
+            module = self.load(command.module)
+            parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=f"{_sentence(command.help)}.")
+            module.configure(word, parser)
+            self._repeat_common(parser)
+            return int(module.run(word, _parsed(parser, after, args), session) or 0)
+        for extra in self._added(session, strict=True):
+            if extra.name == word:
+                parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=extra.help)
+                extra.configure(parser)
+                self._repeat_common(parser)
+                return int(extra.run(_parsed(parser, after, args)) or 0)
+        from calico_kernel.config.source import did_you_mean
+
+        print(f"unknown command {word!r}{did_you_mean(word, self.commands)} (see {self.name} --help)", file=sys.stderr)
+        return 2
+
+    def _overview(self, before: Sequence[str], session: Session) -> None:
+        """Help, or the complaint that no command was given; ends the run."""
+        wanted = {"-h", "--help"}.intersection(before)
+        parser = self._parser(self.name, self.about)
+        listed = parser.add_subparsers(metavar="COMMAND", required=True)
+        for name, command in self.commands.items():
+            listed.add_parser(name, help=command.help)
+        for extra in self._added(session, strict=False) if wanted else ():
+            listed.add_parser(extra.name, help=f"{extra.help} (plugin)")
+        parser.parse_args(before)
+
+    def _parser(self, prog: str, about: str) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(prog=prog, description=about)
         self.common(parser)
         _add_config(parser)
-        subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-        for name, command in self.commands.items():
-            sub = subparsers.add_parser(
-                name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}."
-            )
-            if name == word:
-                self.load(command.module).configure(name, sub)
-                self._repeat_common(sub)
-        for extra in added:
-            sub = subparsers.add_parser(extra.name, help=extra.help, description=extra.help)
-            extra.configure(sub)
-            sub.set_defaults(run_added=extra.run)
-        args = parser.parse_args(argv)
-        run_added = getattr(args, "run_added", None)
-        if run_added is not None:
-            return int(run_added(args))
-        status = self.load(self.commands[args.command].module).run(args.command, args, session)
-        return int(status or 0)
+        return parser
 
     def _repeat_common(self, parser: argparse.ArgumentParser) -> None:
         """The common options are understood at every level; said before the command, they are not unsaid after it."""
@@ -106,6 +126,13 @@ class Program(NamedTuple):
         return added
 
 
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
+    """Options may stand between the words, except where sub-commands or a foreign command line follow."""
+    if any(action.nargs in {argparse.PARSER, argparse.REMAINDER} for action in parser._actions):
+        return parser.parse_args(argv, args)
+    return parser.parse_intermixed_args(argv, args)
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-c",
@@ -115,17 +142,17 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _command_word(argv: Sequence[str]) -> str:
-    """The first argument that is neither an option nor the value of one."""
+def _command_place(argv: Sequence[str]) -> int:
+    """Index of the first argument that is neither an option nor the value of one; the length when there is none."""
     value_follows = False
-    for argument in argv:
+    for index, argument in enumerate(argv):
         if value_follows:
             value_follows = False
-        elif argument in {"-c", "--config", "-l", "--log-level", "--context"}:
+        elif argument in WITH_VALUE:
             value_follows = True
         elif not argument.startswith("-"):
-            return argument
-    return ""
+            return index
+    return len(argv)
 
 
 def _config_path(argv: Sequence[str]) -> str | None:
@@ -140,5 +167,5 @@ def _config_path(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _message(exc: CalicoError) -> str:
-    return described(exc).rstrip("\n")
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -81,7 +81,7 @@ def gather(args: argparse.Namespace) -> list[Read]:
         for file, documents in read(args.filename, recursive=args.recursive):
             if not documents and not args.skip_empty:
                 raise Refused(f"no resources specified in file {file}")
-            found += [resource_from(document) for document in documents]
+            found += [resource_from(document, args.namespace) for document in documents]
     except FileError as exc:
         raise Refused(f"failed to execute command: {exc.what}") from exc
     if not found and not args.skip_empty:

@@ -67,36 +67,18 @@ def before_update(_client: Client, resource: Resource) -> None:
 
 
 def prepare(resource: R) -> R:
-    """Defaults that Calico's client writes, and the labels that it keeps."""
-    body: Any = resource
-    if resource.kind == "IPPool":
-        body = msgspec.structs.replace(body, spec=_pool_with_defaults(body.spec))
-    elif resource.kind == "Tier":
-        spec = body.spec
-        order = 1000000 if spec.order is None else spec.order
-        body = msgspec.structs.replace(
-            body, spec=msgspec.structs.replace(spec, order=order, default_action=spec.default_action or "Deny")
-        )
-    prepared: R = body
-    return prepared
+    """Defaults, and the labels that Calico's client keeps itself."""
+    from calico_kernel.model.defaults import with_defaults
 
-
-def _pool_with_defaults(spec: Any) -> Any:
-    version = 6 if ":" in spec.cidr else 4
-    return msgspec.structs.replace(
-        spec,
-        block_size=spec.block_size or (26 if version == 4 else 122),
-        allowed_uses=spec.allowed_uses or ("Workload", "Tunnel"),
-        node_selector=spec.node_selector or "all()",
-        ipip_mode=spec.ipip_mode or "Never",
-        vxlan_mode=spec.vxlan_mode or "Never",
-        assignment_mode=spec.assignment_mode or "Automatic",
-    )
+    return with_defaults(resource)
 
 
 def validate(resource: Resource, validators: Sequence[Validator], problems: list[tuple[str, str]]) -> None:
     """``problems`` are those found already; the plugins' checks come after the kernel's."""
-    problems = [*problems]
+    from calico_kernel.model.validate import problems as found
+    from calico_kernel.selector import parse
+
+    problems = [*problems, *found(resource, selector_check=parse)]
     if resource.kind in ONLY_DEFAULT and resource.metadata.name != "default":
         problems.append(("metadata.name", f"a {resource.kind} can only be called 'default'"))
     if not problems:

@@ -14,11 +14,18 @@ import msgspec
 
 from calico_kernel.errors import AlreadyExists, NotFound, RevisionConflict
 from calico_kernel.model.meta import ObjectMeta
+from calico_kernel.model.policy import Tier, TierSpec
 
 if TYPE_CHECKING:
     from calico_kernel.client.client import Client
 
 TRIES = 10
+TIERS = {
+    "default": TierSpec(order=1000000, default_action="Deny"),
+    "kube-admin": TierSpec(order=1000, default_action="Pass"),
+    "kube-baseline": TierSpec(order=10000000, default_action="Pass"),
+}
+"""The tiers that every cluster has."""
 
 
 def ensure_initialized(client: Client, *, version: str = "", cluster_type: str = "") -> None:
@@ -64,15 +71,8 @@ def _cluster_information(client: Client, version: str, cluster_type: str) -> Non
 
 
 def _tiers(client: Client) -> None:
-    from calico_kernel.model.policy import Tier, TierSpec
-
     present = {tier.metadata.name for tier in client.list("Tier").items}
-    specs = {
-        "default": TierSpec(order=1000000, default_action="Deny"),
-        "kube-admin": TierSpec(order=1000, default_action="Pass"),
-        "kube-baseline": TierSpec(order=10000000, default_action="Pass"),
-    }
-    for name, spec in specs.items():
+    for name, spec in TIERS.items():
         if name not in present:
             try:
                 client.create(Tier(metadata=ObjectMeta(name=name), spec=spec))
