@@ -21,6 +21,7 @@ from calico_kernel.model.nodestate import PolicyId
 from calico_kernel.policy.cluster import Address, Cluster, Endpoint
 from calico_kernel.policy.effective import (
     ALLOW_ALL,
+    ALLOW_ALL_PROFILE,
     EffectivePolicy,
     EffectiveProfile,
     EffectiveRule,
@@ -134,8 +135,8 @@ def _changes(step: Step, packet: Packet, cluster: Cluster) -> Iterator[Change]:
             yield Change(what, str(same) if same else f"{step.hook} policy no longer speaks of it", after.allowed)
 
 
-def _point(step: Step) -> tuple[Endpoint, str, str]:
-    return step.endpoint, step.direction, step.hook
+def _point(step: Step) -> tuple[str, str, str, str, str]:
+    return step.endpoint.kind, step.endpoint.namespace, step.endpoint.name, step.direction, step.hook
 
 
 Edit = tuple[str, Cluster]
@@ -166,13 +167,22 @@ def _ways_to_allow(step: Step, packet: Packet, cluster: Cluster) -> Iterator[Edi
             "set defaultEndpointToHostAction to Accept in FelixConfiguration",
             attrs.evolve(cluster, settings=settings),
         )
+    elif step.hook == "tunnel":
+        settings = attrs.evolve(cluster.settings, allow_vxlan_from_workloads=True, allow_ipip_from_workloads=True)
+        what = "set allowVXLANPacketsFromWorkloads or allowIPIPPacketsFromWorkloads in FelixConfiguration"
+        yield what, attrs.evolve(cluster, settings=settings)
     elif step.tiers and step.tiers[-1].outcome == "deny":
         yield from _open_tier(step, step.tiers[-1], packet, cluster)
     elif step.profiles and step.profiles[-1].missing:
         name = step.profiles[-1].name
         opened = EffectiveProfile(name=name, inbound=ALLOW_ALL, outbound=ALLOW_ALL)
         yield f"create profile {name} with a rule that allows it", _profile(cluster, opened)
-    elif step.profiles:
+    elif not step.profiles:
+        yield (
+            f"select {step.endpoint} by a policy that allows it, or give it a profile that does",
+            _with_profile(cluster, step.endpoint, ALLOW_ALL_PROFILE),
+        )
+    else:
         name = step.profiles[-1].name
         opened = EffectiveProfile(name=name, inbound=ALLOW_ALL, outbound=ALLOW_ALL)
         yield f"let profile {name} allow it, or select {step.endpoint} by a policy that does", _profile(cluster, opened)
@@ -188,7 +198,9 @@ def _open_tier(step: Step, tier: TierTrace, packet: Packet, cluster: Cluster) ->
         )
     last = tier.policies[-1]
     if last.failed:
-        yield f"repair or remove {last.id}: {last.failed}", _without_policy(cluster, last.id)
+        yield f"remove {last.id}: {last.failed}", _without_policy(cluster, last.id)
+        what = f"repair {last.id} ({last.failed}) with a rule that matches: {_rule_text(step, packet)}"
+        yield what, _edit_rules(cluster, last.id, step.direction, _allowing_first)
         return
     if not tier.by_default:
         index = last.rules[-1].rule.index
@@ -259,6 +271,13 @@ def _tier_passes(cluster: Cluster, name: str) -> Cluster:
             for tier in cluster.tiers
         ],
     )
+
+
+def _with_profile(cluster: Cluster, endpoint: Endpoint, profile: str) -> Cluster:
+    def given(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+        return [attrs.evolve(e, profiles=(*e.profiles, profile)) if e == endpoint else e for e in endpoints]
+
+    return attrs.evolve(cluster, workloads=given(cluster.workloads), host_endpoints=given(cluster.host_endpoints))
 
 
 def _profile(cluster: Cluster, profile: EffectiveProfile) -> Cluster:

@@ -31,7 +31,7 @@ from calico_kernel.policy.matching import Mismatch, Packet, mismatches
 __all__ = ["Cluster", "Packet", "Verdict", "verdict"]
 
 Direction = Literal["ingress", "egress"]
-Hook = Literal["normal", "forward", "untracked", "pre-DNAT", "host"]
+Hook = Literal["normal", "forward", "untracked", "pre-DNAT", "host", "tunnel"]
 Outcome = Literal["allow", "deny", "pass", "no match"]
 
 
@@ -151,7 +151,7 @@ def _from_workload(sender: Endpoint, packet: Packet, cluster: Cluster) -> Step:
         tunnel = "" if settings.allow_ipip_from_workloads else "IP-in-IP"
     if tunnel:
         reason = f"the rule that workloads may not send {tunnel}"
-        return Step(endpoint=sender, direction="egress", hook="normal", outcome="deny", decided_by=reason)
+        return Step(endpoint=sender, direction="egress", hook="tunnel", outcome="deny", decided_by=reason)
     return _evaluate(sender, "egress", "normal", packet, cluster)
 
 

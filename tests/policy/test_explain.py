@@ -92,7 +92,7 @@ def test_rule_that_allowed_is_named_with_what_its_removal_would_do() -> None:
         ((pod("b", "blue", "10.0.0.2", profiles=("ghost",)),), "create profile ghost with a rule that allows it"),
         (
             (ingress("p", Rule(action="Allow", protocol="GRE")),),
-            "repair or remove GlobalNetworkPolicy(p)",
+            "repair GlobalNetworkPolicy(p) (spec.ingress[0]",
         ),
     ],
 )
