@@ -155,7 +155,9 @@ def network_line(network: str, argv: Sequence[str]) -> list[str]:
 
 
 def host_environment() -> dict[str, str]:
-    return {"CALICO_CONFIG": CONFIG, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
+    """Our own programs come first, and what only root's PATH has comes along."""
+    ours = os.path.dirname(sys.executable)
+    return {"CALICO_CONFIG": CONFIG, "PATH": f"{ours}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
 
 
 # ── the first process of a node ───────────────────────────────────────────────────────────────────────────────────────
