@@ -71,7 +71,7 @@ class Calculator:
         self._items = Items()
         self._ip_sets = IpSets(self._items)
         self._policies = Policies(self._ip_sets)
-        self._profiles = Profiles(self._ip_sets)
+        self._profiles = Profiles(self._ip_sets, self._items.contexts.knows_profile)
         self._endpoints = LocalEndpoints(self._items, self._policies, self._profiles)
         self._nodes = Nodes()
         self._pools = Pools()
@@ -196,7 +196,7 @@ class Calculator:
             "cluster_num_host_endpoints": counts["HostEndpoint"],
             "cluster_num_policies": len(self._policies),
             "cluster_num_tiers": self._policies.tiers,
-            "cluster_num_profiles": len(self._profiles),
+            "cluster_num_profiles": self._items.contexts.profiles,
             "label_index_num_endpoints": len(self._items),
             "label_index_num_active_selectors": indexed + unindexed,
         }
@@ -298,10 +298,9 @@ class Calculator:
         self._items.put(name, labels, (key.namespace, "", "", profiles), nets[0] if len(nets) == 1 else nets, ())
 
     def _profile(self, key: ResourceKey, value: Profile | None) -> None:
-        self._profiles.put(key.name, value.spec if value is not None else None)
-        labels = value.spec.labels_to_apply if value is not None else {}
-        if self._items.set_profile_labels(key.name, labels):
+        if self._items.set_profile(key.name, value.spec.labels_to_apply if value is not None else None):
             self._endpoints.profile_changed(key.name)
+        self._profiles.put(key.name, value.spec if value is not None else None)
 
     def _tier(self, key: ResourceKey, value: Tier | None) -> None:
         self._policies.put_tier(key.name, value)

@@ -49,7 +49,7 @@ class Watcher(Protocol):
 class Items:
     def __init__(self) -> None:
         self.label_sets = LabelSets()
-        self.contexts = Contexts(self.label_sets)
+        self.contexts = Contexts()
         self.postings = Postings(self.label_sets, self.contexts)
         self.watcher: Watcher | None = None
         """None until the first selector is active: until then nothing but the columns is kept."""
@@ -73,16 +73,19 @@ class Items:
 
     def put(self, key: str, labels: Mapping[str, str], context_key: ContextKey, nets: Nets, ports: Ports) -> None:
         """Add or replace the item. Raises ValueError, and changes nothing, when a label cannot be held."""
-        label_set = self.label_sets.take(labels)
         context = self.contexts.take(context_key)
+        try:
+            label_set = self.label_sets.take(labels)
+        except ValueError:
+            self.contexts.give(context)
+            raise
         ports_id = self._ports_id(ports) if ports else 0
         item = self.ids.get(key)
         if item is None:
             item = self._new_item(key, nets)
             self._label_set_of[item] = label_set
             self._context_of[item] = context
-            entry = self.contexts.all[context]
-            entry.items = with_id(entry.items, item)
+            self.contexts.items[context] = with_id(self.contexts.items[context], item)
             self._hold(item, nets, ports_id)
             if self.watcher is not None:
                 new = State(self._labels(label_set, context), nets, ports)
@@ -102,9 +105,9 @@ class Items:
             self._hold(item, nets, ports_id)
         self._label_set_of[item] = label_set
         if context != old_context:
-            left, joined = self.contexts.all[old_context], self.contexts.all[context]
-            left.items = without_id(left.items, item)
-            joined.items = with_id(joined.items, item)
+            held = self.contexts.items
+            held[old_context] = without_id(held[old_context], item)
+            held[context] = with_id(held[context], item)
             self._context_of[item] = context
         self.label_sets.give(old_label_set)
         self.contexts.give(old_context)
@@ -121,8 +124,7 @@ class Items:
         old = self.state(item) if self.watcher is not None else None
         label_set, context = self._label_set_of[item], self._context_of[item]
         self._release(item, self.nets_of[item], self._ports_of[item])
-        entry = self.contexts.all[context]
-        entry.items = without_id(entry.items, item)
+        self.contexts.items[context] = without_id(self.contexts.items[context], item)
         self.label_sets.give(label_set)
         self.contexts.give(context)
         self.nets_of[item] = ()
@@ -133,25 +135,22 @@ class Items:
             self.postings.remove(item, old.labels)
             self.watcher.changed(item, old, None)
 
-    def set_profile_labels(self, profile: str, labels: Mapping[str, str]) -> bool:
-        """Replace what ``profile`` gives to its endpoints; True when that is a change.
-        Costs as much as it has endpoints. Raises ValueError."""
-        label_set = self.label_sets.take(labels)
-        if label_set == self.contexts.profile_labels(profile):
-            self.label_sets.give(label_set)
+    def set_profile(self, profile: str, labels: Mapping[str, str] | None) -> bool:
+        """Replace what ``profile`` gives to its endpoints (None: it is gone); True when that is a change.
+        Costs as much as it has endpoints."""
+        contexts = self.contexts
+        if contexts.gives(profile, labels):
             return False
         if self.watcher is None:
-            self.contexts.set_profile_labels(profile, label_set)
+            contexts.set_profile(profile, labels)
             return True
-        affected = [
-            (context, self.contexts.labels(context))
-            for context in self.contexts.with_profile(profile)
-            if self.contexts.all[context].items is not None
-        ]
-        self.contexts.set_profile_labels(profile, label_set)
+        affected = [(context, contexts.labels(context)) for context in contexts.with_profile(profile)]
+        contexts.set_profile(profile, labels)
         for context, before in affected:
-            after = self.contexts.labels(context)
-            for item in list(each(self.contexts.all[context].items)):
+            after = contexts.labels(context)
+            if before == after:
+                continue
+            for item in list(each(contexts.items[context])):
                 own = self.label_sets.labels(self._label_set_of[item])
                 nets, ports = self.nets_of[item], self._ports[self._ports_of[item]]
                 old, new = State({**before, **own}, nets, ports), State({**after, **own}, nets, ports)
@@ -179,7 +178,7 @@ class Items:
 
     def require(self, labels: set[str]) -> None:
         """Index these labels."""
-        self.postings.require(labels, self._label_set_of, self._context_of)
+        self.postings.require(labels, self._label_set_of)
 
     def others_with(self, member: str, item: int) -> Iterator[int]:
         """Items other than ``item`` that have ``member``."""

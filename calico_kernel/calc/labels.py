@@ -10,8 +10,9 @@ In:   labels of endpoints, network sets and profiles.   Out: ids for ``items``; 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+import msgspec
 from pyroaring import BitMap
 
 Ids = int | BitMap | None
@@ -133,74 +134,84 @@ ORCHESTRATOR = "projectcalico.org/orchestrator"
 SERVICE_ACCOUNT = "projectcalico.org/serviceaccount"
 
 
-class Context:
-    """One distinct inheritance, and the items that have it."""
-
-    __slots__ = ("items", "key", "uses")
-
-    def __init__(self, key: ContextKey) -> None:
-        self.key = key
-        self.items: Ids = None
-        self.uses = 0
-
-
 class Contexts:
-    """Interned contexts, and the profiles' labels that they merge."""
+    """Interned contexts in parallel columns, and the profiles' labels that they merge."""
 
-    def __init__(self, label_sets: LabelSets) -> None:
-        self._label_sets = label_sets
-        self._by_key: dict[ContextKey, int] = {}
-        self.all: list[Context] = []
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._keys: list[str] = []
+        """What a context is, as one text; "" for an id that is free."""
+        self._uses = array("I")
+        self.items: list[Ids] = []
+        """Which items have the context; kept by ``calc.items``."""
         self._free: list[int] = []
-        self._of_profile: dict[str, Ids] = {}
-        self._profile_labels: dict[str, int] = {}
+        self._profiles: dict[str, int] = {}
+        self._profile_labels: list[bytes | None] = []
+        """Encoded labels; None for a profile that is named somewhere but unknown."""
+        self._profile_contexts: list[Ids] = []
+        self._free_profiles: list[int] = []
         self._merged: dict[int, Mapping[str, str]] = {}
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(dict[str, str]).decode
 
     def take(self, key: ContextKey) -> int:
-        """The id of this inheritance, used once more."""
-        found = self._by_key.get(key)
-        if found is None:
-            if self._free:
-                found = self._free.pop()
-                self.all[found] = Context(key)
-            else:
-                found = len(self.all)
-                self.all.append(Context(key))
-            self._by_key[key] = found
-            for profile in key[3]:
-                self._of_profile[profile] = with_id(self._of_profile.get(profile), found)
-        self.all[found].uses += 1
-        return found
+        """The id of this inheritance, used once more. Raises ValueError for a name with a NUL."""
+        text = _SEPARATOR.join((*key[:3], *key[3]))
+        found = self._ids.get(text)
+        if found is not None:
+            self._uses[found] += 1
+            return found
+        if text.count(_SEPARATOR) != 2 + len(key[3]):
+            raise ValueError("a name holds a NUL character")
+        if self._free:
+            new = self._free.pop()
+            self._keys[new], self._uses[new] = text, 1
+        else:
+            new = len(self._keys)
+            self._keys.append(text)
+            self._uses.append(1)
+            self.items.append(None)
+        self._ids[text] = new
+        for profile in key[3]:
+            at = self._profile(profile)
+            self._profile_contexts[at] = with_id(self._profile_contexts[at], new)
+        return new
 
-    def give(self, context_id: int) -> None:
+    def give(self, context: int) -> None:
         """Use it once less."""
-        context = self.all[context_id]
-        context.uses -= 1
-        if not context.uses:
-            del self._by_key[context.key]
-            self._merged.pop(context_id, None)
-            for profile in set(context.key[3]):
-                rest = without_id(self._of_profile[profile], context_id)
-                if rest is None:
-                    del self._of_profile[profile]
-                else:
-                    self._of_profile[profile] = rest
-            self._free.append(context_id)
+        self._uses[context] -= 1
+        if self._uses[context]:
+            return
+        text = self._keys[context]
+        for profile in set(text.split(_SEPARATOR)[3:]):
+            at = self._profiles[profile]
+            self._profile_contexts[at] = without_id(self._profile_contexts[at], context)
+            self._forget_unused_profile(profile)
+        del self._ids[text]
+        self._merged.pop(context, None)
+        self._keys[context], self.items[context] = "", None
+        self._free.append(context)
 
-    def labels(self, context_id: int) -> Mapping[str, str]:
+    def live(self) -> Iterable[int]:
+        return self._ids.values()
+
+    def labels(self, context: int) -> Mapping[str, str]:
         """What is inherited: identity first, then the first profile that has the label."""
-        merged = self._merged.get(context_id)
+        merged = self._merged.get(context)
         if merged is None:
             if len(self._merged) > 4096:  # a cache for those that change, never one entry for each namespace
                 self._merged.clear()
-            merged = self._merged[context_id] = self._merge(self.all[context_id])
+            merged = self._merged[context] = self.uncached_labels(context)
         return merged
 
-    def _merge(self, context: Context) -> Mapping[str, str]:
-        namespace, orchestrator, service_account, profiles = context.key
+    def uncached_labels(self, context: int) -> dict[str, str]:
+        """As ``labels``, for a scan over all contexts."""
+        namespace, orchestrator, service_account, *profiles = self._keys[context].split(_SEPARATOR)
         merged: dict[str, str] = {}
         for profile in reversed(profiles):
-            merged.update(self._label_sets.labels(self._profile_labels.get(profile, 0)))
+            encoded = self._profile_labels[self._profiles[profile]]
+            if encoded:
+                merged.update(self._decode(encoded))
         if namespace:
             merged[NAMESPACE] = namespace
         if orchestrator:
@@ -209,23 +220,56 @@ class Contexts:
             merged[SERVICE_ACCOUNT] = service_account
         return merged
 
-    def uncached_labels(self, context_id: int) -> Mapping[str, str]:
-        """As ``labels``, for a scan over all contexts."""
-        merged = self._merged.get(context_id)
-        return self._merge(self.all[context_id]) if merged is None else merged
-
     def with_profile(self, profile: str) -> list[int]:
         """Contexts that inherit from ``profile``."""
-        return list(each(self._of_profile.get(profile)))
+        at = self._profiles.get(profile)
+        return [] if at is None else list(each(self._profile_contexts[at]))
 
-    def profile_labels(self, profile: str) -> int:
-        """The label set of a profile; 0 for one that is unknown."""
-        return self._profile_labels.get(profile, 0)
+    def knows_profile(self, profile: str) -> bool:
+        """Whether the profile exists."""
+        at = self._profiles.get(profile)
+        return at is not None and self._profile_labels[at] is not None
 
-    def set_profile_labels(self, profile: str, label_set: int) -> None:
-        """Replace a profile's labels; ``label_set`` was taken for this and the old one is given back."""
-        self._label_sets.give(self._profile_labels.pop(profile, 0))
-        if label_set:
-            self._profile_labels[profile] = label_set
-        for context_id in self.with_profile(profile):
-            self._merged.pop(context_id, None)
+    @property
+    def profiles(self) -> int:
+        """How many profiles exist."""
+        return sum(labels is not None for labels in self._profile_labels)
+
+    def gives(self, profile: str, labels: Mapping[str, str] | None) -> bool:
+        """Whether the profile is known to give exactly these labels (None: to be absent)."""
+        at = self._profiles.get(profile)
+        known = None if at is None else self._profile_labels[at]
+        return known == self._encoded(labels)
+
+    def set_profile(self, profile: str, labels: Mapping[str, str] | None) -> None:
+        """Replace a profile's labels; None: it is gone."""
+        encoded = self._encoded(labels)
+        if encoded is None and profile not in self._profiles:
+            return
+        self._profile_labels[self._profile(profile)] = encoded
+        for context in self.with_profile(profile):
+            self._merged.pop(context, None)
+        self._forget_unused_profile(profile)
+
+    def _encoded(self, labels: Mapping[str, str] | None) -> bytes | None:
+        if labels is None:
+            return None
+        return self._encode(labels) if labels else b""
+
+    def _profile(self, profile: str) -> int:
+        at = self._profiles.get(profile)
+        if at is None:
+            if self._free_profiles:
+                at = self._free_profiles.pop()
+            else:
+                at = len(self._profile_labels)
+                self._profile_labels.append(None)
+                self._profile_contexts.append(None)
+            self._profiles[profile] = at
+        return at
+
+    def _forget_unused_profile(self, profile: str) -> None:
+        at = self._profiles[profile]
+        if self._profile_labels[at] is None and self._profile_contexts[at] is None:
+            del self._profiles[profile]
+            self._free_profiles.append(at)

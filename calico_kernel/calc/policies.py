@@ -10,16 +10,16 @@ Out:  ``ActivePolicy`` values, uses of IP sets, and for each local endpoint its 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from calico_kernel.calc.candidates import Candidates
 from calico_kernel.calc.ipsets import IpSets, SetSpec
 from calico_kernel.calc.outbox import Outbox
+from calico_kernel.calc.packing import Packer
 from calico_kernel.calc.rules import DENY, RuleParser
+from calico_kernel.calc.selections import Selection, Selections
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.nodestate import ActivePolicy, ParsedRule, PolicyId, TierPolicies
 from calico_kernel.model.policy import (
@@ -31,66 +31,16 @@ from calico_kernel.model.policy import (
 )
 from calico_kernel.policy.effective import PolicyResource, effective_policy, policy_selector_text
 from calico_kernel.policy.order import default_action, policy_key, tier_key
-from calico_kernel.selector import LabelRestriction, Selector, parse
+from calico_kernel.selector import SelectorError, parse
 
 KINDS: dict[str, type[PolicyResource]] = {
     kind.__struct_config__.tag: kind  # type: ignore[misc]
     for kind in (NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy, StagedGlobalNetworkPolicy)
 }
-_ONE_LABEL = re.compile(r"""[ \t]*([a-zA-Z0-9_./-]{1,512})[ \t]*==[ \t]*(?:"([^"]*)"|'([^']*)')[ \t]*""").fullmatch
-
-
-class _Selection:
-    """One distinct policy selector: the policies that have it, and the local endpoints that it matches."""
-
-    __slots__ = ("_selector", "endpoints", "policies", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.policies: dict[PolicyId, None] | PolicyId | None = None
-        self.endpoints: set[Hashable] | None = None
-        self._selector: Selector | None = None
-
-    @property
-    def restrictions(self) -> Mapping[str, LabelRestriction]:
-        """The commonest form is read without parsing: most policies of a cluster never meet a local endpoint."""
-        found = _ONE_LABEL(self.text)
-        if found is not None:
-            return {found[1]: LabelRestriction(present=True, values=(found[2] or found[3] or "",))}
-        return parse(self.text).restrictions()
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        if self._selector is None:
-            self._selector = parse(self.text)
-        return self._selector.matches(labels)
-
-    def add(self, policy: PolicyId) -> None:
-        if self.policies is None:
-            self.policies = policy
-        elif isinstance(self.policies, dict):
-            self.policies[policy] = None
-        else:
-            self.policies = {self.policies: None, policy: None}
-
-    def discard(self, policy: PolicyId) -> None:
-        if isinstance(self.policies, dict):
-            self.policies.pop(policy, None)
-            self.policies = self.policies or None
-        elif self.policies == policy:
-            self.policies = None
-
-    def __iter__(self) -> Iterator[PolicyId]:
-        if isinstance(self.policies, dict):
-            yield from self.policies
-        elif self.policies is not None:
-            yield self.policies
-
-
-class _Stored(NamedTuple):
-    """A policy at rest."""
-
-    selection: _Selection
-    spec: bytes
+_SPECS: dict[str, Any] = {
+    name: next(field.type for field in msgspec.structs.fields(kind) if field.name == "spec")
+    for name, kind in KINDS.items()
+}
 
 
 class _Content(NamedTuple):
@@ -108,6 +58,7 @@ class _Content(NamedTuple):
     inbound: tuple[ParsedRule, ...]
     outbound: tuple[ParsedRule, ...]
     sets: tuple[SetSpec, ...]
+    selector_text: str
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -133,24 +84,22 @@ class Policies:
         self.out: Outbox[PolicyId, ActivePolicy] = Outbox()
         self.failed: dict[PolicyId, str] = {}
         """Active policies that deny, and why."""
-        self._stored: dict[PolicyId, _Stored] = {}
-        self._selections: dict[str, _Selection] = {}
-        self._candidates: Candidates[_Selection] = Candidates()
+        self._stored: dict[PolicyId, bytes] = {}
+        self._packer = Packer()
+        self._selections = Selections()
         self._tiers: dict[str, Tier] = {}
         self._endpoints: dict[Hashable, Mapping[str, str]] = {}
-        self._matched: dict[Hashable, frozenset[_Selection]] = {}
+        self._matched: dict[Hashable, frozenset[Selection]] = {}
         self._active: dict[PolicyId, _Content] = {}
         self._contents: dict[tuple[str, str, bytes], _Content] = {}
-        self._lists: dict[frozenset[_Selection], Lists] = {}
-        self._new_selections: dict[_Selection, None] = {}
+        self._lists: dict[frozenset[Selection], Lists] = {}
+        self._new_selections: dict[Selection, None] = {}
         self._new_endpoints: dict[Hashable, None] = {}
         self._dirty_policies: dict[PolicyId, None] = {}
         self._dirty_endpoints: set[Hashable] = set()
-        self._moved: set[_Selection] = set()
+        self._moved: set[Selection] = set()
         """Selections in whose lists a policy came, went, or took another place."""
         self._tiers_changed = False
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decoders: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -170,48 +119,47 @@ class Policies:
         try:
             if policy.spec.selector and "(" in policy.spec.selector:
                 parse(policy.spec.selector)  # alone, so that unbalanced parentheses cannot reach out of what it joins
-            text = policy_selector_text(policy)
-            if _ONE_LABEL(text) is None:
-                parse(text)
-        except Exception:
+            selection, is_new = self._selections.take(policy_selector_text(policy))
+        except SelectorError:
             self.drop(policy_id)
             raise
-        spec = self._encode(policy.spec)
+        packed = self._packer.pack(policy.spec)
         old = self._stored.get(policy_id)
-        if old is not None:
-            if old.selection.text == text:
-                if old.spec != spec:
-                    self._stored[policy_id] = _Stored(old.selection, spec)
-                    self._dirty_policies[policy_id] = None
-                return
+        if old == packed:
+            return
+        if old is not None and self._selection(policy_id, old) is not selection:
             self.drop(policy_id)
-        selection = self._selections.get(text)
-        if selection is None:
-            selection = self._selections[text] = _Selection(text)
-            self._candidates.add(selection, selection.restrictions)
-            self._new_selections[selection] = None
+        self._stored[policy_id] = packed
         selection.add(policy_id)
-        self._stored[policy_id] = _Stored(selection, spec)
+        if is_new:
+            self._new_selections[selection] = None
         if selection.endpoints:
             self._dirty_policies[policy_id] = None
 
     def drop(self, policy_id: PolicyId) -> None:
         """Forget it; nothing happens when it is unknown."""
-        stored = self._stored.pop(policy_id, None)
-        if stored is None:
+        packed = self._stored.pop(policy_id, None)
+        if packed is None:
             return
-        selection = stored.selection
+        selection = self._selection(policy_id, packed)
         selection.discard(policy_id)
         if policy_id in self._active:
             self._dirty_policies[policy_id] = None
             self._moved.add(selection)
         if selection.policies is None:
-            del self._selections[selection.text]
-            self._candidates.remove(selection, selection.restrictions)
+            self._selections.remove(selection)
             self._new_selections.pop(selection, None)
             for endpoint in selection.endpoints or ():
                 self._matched[endpoint] -= {selection}
                 self._dirty_endpoints.add(endpoint)
+
+    def _selection(self, policy_id: PolicyId, packed: bytes) -> Selection:
+        """Where a stored policy belongs: read from what is stored, so that nothing need be kept for it."""
+        content = self._contents.get((policy_id.kind, policy_id.namespace, packed))
+        text = policy_selector_text(self._policy(policy_id, packed)) if content is None else content.selector_text
+        selection = self._selections.get(text)
+        assert selection is not None  # it is kept for as long as a stored policy has it
+        return selection
 
     def put_tier(self, name: str, tier: Tier | None) -> None:
         if self._tiers.get(name) != tier:
@@ -283,11 +231,11 @@ class Policies:
             labels = self._endpoints[endpoint]
             self._set_matched(
                 endpoint,
-                frozenset(selection for selection in self._candidates.find(labels) if selection.matches(labels)),
+                frozenset(self._selections.matching(labels)),
             )
         self._new_endpoints = {}
 
-    def _set_matched(self, endpoint: Hashable, now: frozenset[_Selection]) -> None:
+    def _set_matched(self, endpoint: Hashable, now: frozenset[Selection]) -> None:
         was = self._matched.get(endpoint)
         self._matched[endpoint] = now
         if was == now:
@@ -301,7 +249,7 @@ class Policies:
         for selection in () if was is None else was - now:
             self._unmatch(selection, endpoint)
 
-    def _unmatch(self, selection: _Selection, endpoint: Hashable) -> None:
+    def _unmatch(self, selection: Selection, endpoint: Hashable) -> None:
         if selection.endpoints is not None:
             selection.endpoints.discard(endpoint)
             if not selection.endpoints:
@@ -312,13 +260,16 @@ class Policies:
 
     def _refresh_policies(self) -> None:
         for policy_id in self._dirty_policies:
-            stored = self._stored.get(policy_id)
+            packed = self._stored.get(policy_id)
             old = self._active.get(policy_id)
             new = None
-            if stored is not None and stored.selection.endpoints:
-                new = self._content(policy_id, stored.spec)
-            if stored is not None and (old is None or new is None or old.place != new.place):
-                self._moved.add(stored.selection)
+            if packed is not None:
+                new = self._content(policy_id, packed)
+                selection = self._selections.get(new.selector_text)
+                if selection is None or not selection.endpoints:
+                    new = None
+                elif old is None or old.place != new.place:
+                    self._moved.add(selection)
             if new is not None:
                 self._ip_sets.use(new.sets)
                 self._active[policy_id] = new
@@ -336,22 +287,20 @@ class Policies:
         if len(self._contents) > 2 * len(self._active) + 256:
             self._contents.clear()
 
-    def _content(self, policy_id: PolicyId, spec: bytes) -> _Content:
-        key = (policy_id.kind, policy_id.namespace, spec)
+    def _content(self, policy_id: PolicyId, packed: bytes) -> _Content:
+        key = (policy_id.kind, policy_id.namespace, packed)
         found = self._contents.get(key)
         if found is None:
-            kind = KINDS[policy_id.kind]
-            decode = self._decoders.get(policy_id.kind)
-            if decode is None:
-                fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
-                decode = self._decoders[policy_id.kind] = msgspec.msgpack.Decoder(fields["spec"]).decode
-            policy = kind(metadata=ObjectMeta(name=policy_id.name, namespace=policy_id.namespace), spec=decode(spec))
-            found = self._contents[key] = _content(policy)
+            found = self._contents[key] = _content(self._policy(policy_id, packed))
         return found
+
+    def _policy(self, policy_id: PolicyId, packed: bytes) -> PolicyResource:
+        metadata = ObjectMeta(name=policy_id.name, namespace=policy_id.namespace)
+        return KINDS[policy_id.kind](metadata=metadata, spec=self._packer.unpack(packed, _SPECS[policy_id.kind]))
 
     # ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _build(self, selections: Iterable[_Selection]) -> Lists:
+    def _build(self, selections: Iterable[Selection]) -> Lists:
         by_tier: dict[str, list[tuple[tuple[float, str], PolicyId, _Content]]] = {}
         for selection in selections:
             for policy_id in selection:
@@ -421,4 +370,5 @@ def _content(policy: PolicyResource) -> _Content:
         inbound=inbound,
         outbound=outbound,
         sets=parser.sets,
+        selector_text=policy_selector_text(policy),
     )

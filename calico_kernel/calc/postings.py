@@ -79,70 +79,70 @@ class Postings:
         self.remove(item, gone)
         self.add(item, come)
 
-    def require(self, labels: Iterable[str], label_sets_of: array[int], contexts_of: array[int]) -> None:
+    def require(self, labels: Iterable[str], label_sets_of: array[int]) -> None:
         """Index these labels too. One scan over all items when any is new."""
         new = {label for label in labels if label not in self._names}
         if not new:
             return
-        found: dict[str, dict[str, list[int]]] = {label: {} for label in new}
-        own = self._own_actions(found)
-        inherited = self._inherited_actions(found)
-        own_cache: dict[int, tuple[tuple[Callable[[int], None], ...], frozenset[str]]] = {}
-        inherited_cache: dict[int, tuple[tuple[str, Callable[[int], None]], ...]] = {}
+        own = self._own(new, label_sets_of)
+        inherited = self._inherited(new)
+        for label in new:
+            name = self._names[label] = _Name()
+            own_items: list[int] = []
+            for value, found in own[label].items():
+                if isinstance(found, int):
+                    own_items.append(found)
+                    name.values[value] = found
+                else:
+                    own_items += found
+                    name.values[value] = BitMap(found)
+            name.present = BitMap(own_items)
+            if inherited[label]:
+                self._add_inherited(name, inherited[label])
+
+    def _own(self, labels: set[str], label_sets_of: array[int]) -> dict[str, dict[str, int | list[int]]]:
+        """label -> value -> items that bring it themselves."""
+        found: dict[str, dict[str, int | list[int]]] = {label: {} for label in labels}
+        positions: dict[int, list[tuple[int, str]]] = {}
+        shapes = self._label_sets.shape_of
         for item in self.all:
             label_set = label_sets_of[item]
-            actions = own_cache.get(label_set)
-            if actions is None:
-                actions = own_cache[label_set] = own(label_set)
-            for append in actions[0]:
-                append(item)
-            context = contexts_of[item]
-            more = inherited_cache.get(context)
-            if more is None:
-                more = inherited_cache[context] = inherited(context)
-            for label, append in more:
-                if label not in actions[1]:
-                    append(item)
-        for label, by_value in found.items():
-            name = self._names[label] = _Name()
-            values = name.values
-            present: list[int] = []
-            for value, items in by_value.items():
-                present += items
-                values[value] = items[0] if len(items) == 1 else BitMap(items)
-            name.present = BitMap(present)
-
-    def _own_actions(
-        self, found: dict[str, dict[str, list[int]]]
-    ) -> Callable[[int], tuple[tuple[Callable[[int], None], ...], frozenset[str]]]:
-        positions: dict[int, list[tuple[int, str]]] = {}
-        nothing: tuple[tuple[Callable[[int], None], ...], frozenset[str]] = ((), frozenset())
-
-        def actions(label_set: int) -> tuple[tuple[Callable[[int], None], ...], frozenset[str]]:
-            shape = self._label_sets.shape_of[label_set]
+            shape = shapes[label_set]
             where = positions.get(id(shape))
             if where is None:
-                where = positions[id(shape)] = [(at, label) for at, label in enumerate(shape.names) if label in found]
-            if not where:
-                return nothing
-            values = self._label_sets.values(label_set)
-            appends = tuple(found[label].setdefault(values[at], []).append for at, label in where)
-            return appends, frozenset(label for _at, label in where)
+                where = positions[id(shape)] = [(at, label) for at, label in enumerate(shape.names) if label in labels]
+            if where:
+                values = self._label_sets.values(label_set)
+                for at, label in where:
+                    _append(found[label], values[at], item)
+        return found
 
-        return actions
+    def _inherited(self, labels: set[str]) -> dict[str, dict[str, int | list[int]]]:
+        """label -> value -> contexts that give it."""
+        found: dict[str, dict[str, int | list[int]]] = {label: {} for label in labels}
+        for context in self._contexts.live():
+            given = self._contexts.uncached_labels(context)
+            for label, by_value in found.items():
+                value = given.get(label)
+                if value is not None:
+                    _append(by_value, value, context)
+        return found
 
-    def _inherited_actions(
-        self, found: dict[str, dict[str, list[int]]]
-    ) -> Callable[[int], tuple[tuple[str, Callable[[int], None]], ...]]:
-        def actions(context: int) -> tuple[tuple[str, Callable[[int], None]], ...]:
-            labels = self._contexts.uncached_labels(context)
-            return tuple(
-                (label, by_value.setdefault(labels[label], []).append)
-                for label, by_value in found.items()
-                if label in labels
-            )
-
-        return actions
+    def _add_inherited(self, name: _Name, contexts: Mapping[str, int | list[int]]) -> None:
+        """Own labels shadow inherited ones."""
+        own, items_of = name.present.copy(), self._contexts.items
+        for value, found in contexts.items():
+            ids: Ids = None
+            for context in (found,) if isinstance(found, int) else found:
+                ids = _joined(ids, items_of[context])
+            if isinstance(ids, int):
+                ids = None if ids in own else ids
+            elif ids is not None:
+                ids -= own
+            if ids is None or ids == BitMap():
+                continue
+            name.present |= as_bitmap(ids)
+            name.values[value] = _joined(_joined(None, name.values.get(value)), ids)
 
     def forget(self, labels: Iterable[str]) -> None:
         """No selector asks about these any more."""
@@ -212,6 +212,26 @@ class Postings:
 
     def _where(self, label: str, test: Callable[[str], bool]) -> BitMap:
         return _union([ids for value, ids in self._names[label].values.items() if test(value)])
+
+
+def _append(found: dict[str, int | list[int]], value: str, item: int) -> None:
+    """Most values of a label with many are had by one: no list is made for those."""
+    have = found.get(value)
+    if have is None:
+        found[value] = item
+    elif isinstance(have, int):
+        found[value] = [have, item]
+    else:
+        have.append(item)
+
+
+def _joined(ids: Ids, more: Ids) -> Ids:
+    """Both together; a bitmap in the result is not one of ``more``."""
+    if more is None:
+        return ids
+    if isinstance(more, int):
+        return with_id(ids, more)
+    return as_bitmap(ids) | more
 
 
 def _union(parts: Iterable[Ids]) -> BitMap:

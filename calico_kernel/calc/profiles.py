@@ -7,23 +7,23 @@ A profile that is missing, or of which a rule does not parse, denies both ways: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import msgspec
+from collections.abc import Callable, Iterable
 
 from calico_kernel.calc.ipsets import IpSets, SetSpec
 from calico_kernel.calc.outbox import Outbox
+from calico_kernel.calc.packing import Packer
 from calico_kernel.calc.rules import ALLOW, DENY, RuleParser
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.nodestate import ActiveProfile
 from calico_kernel.model.policy import Profile, ProfileSpec
 from calico_kernel.policy.effective import ALLOW_ALL_PROFILE, effective_profile
 
-_NO_RULES = b""
-
 
 class Profiles:
-    def __init__(self, ip_sets: IpSets) -> None:
+    """``known``: whether a profile exists; kept elsewhere, with the labels that it gives (``calc.labels``)."""
+
+    def __init__(self, ip_sets: IpSets, known: Callable[[str], bool]) -> None:
+        self._known = known
         self._ip_sets = ip_sets
         self.out: Outbox[str, ActiveProfile] = Outbox()
         self.failed: dict[str, str] = {}
@@ -32,26 +32,17 @@ class Profiles:
         self._uses: dict[str, int] = {}
         self._sets: dict[str, tuple[SetSpec, ...]] = {}
         self._dirty: set[str] = set()
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(ProfileSpec).decode
-
-    def __len__(self) -> int:
-        return len(self._stored)
+        self._packer = Packer()
 
     def put(self, name: str, spec: ProfileSpec | None) -> None:
-        """Store, replace or (None) forget. Labels are kept elsewhere (``calc.labels``)."""
-        if spec is None:
-            stored = None
-        elif spec.ingress or spec.egress:
-            stored = self._encode(ProfileSpec(ingress=spec.ingress, egress=spec.egress))
-        else:
-            stored = _NO_RULES
-        if self._stored.get(name) == stored:
-            return
-        if stored is None:
-            del self._stored[name]
-        else:
+        """Store, replace or (None) forget the rules; call it after ``known`` has the news."""
+        stored = b""
+        if spec is not None and (spec.ingress or spec.egress):
+            stored = self._packer.pack(ProfileSpec(ingress=spec.ingress, egress=spec.egress))
+        if stored:
             self._stored[name] = stored
+        else:
+            self._stored.pop(name, None)
         if name in self._uses:
             self._dirty.add(name)
 
@@ -90,11 +81,11 @@ class Profiles:
         self._dirty.clear()
 
     def _active(self, name: str) -> tuple[ActiveProfile, tuple[SetSpec, ...], str]:
-        stored = self._stored.get(name)
-        if stored is None:
+        if not self._known(name):
             rules = ALLOW if name == ALLOW_ALL_PROFILE else DENY
             return ActiveProfile(name=name, inbound=rules, outbound=rules), (), ""
-        spec = self._decode(stored) if stored else ProfileSpec()
+        stored = self._stored.get(name)
+        spec = self._packer.unpack(stored, ProfileSpec) if stored else ProfileSpec()
         effective = effective_profile(Profile(metadata=ObjectMeta(name=name), spec=spec))
         if effective.failed:
             return ActiveProfile(name=name, inbound=DENY, outbound=DENY), (), effective.failed
