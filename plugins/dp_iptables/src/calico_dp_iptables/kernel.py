@@ -26,10 +26,10 @@ from calico_dp_iptables.table import Observed, Table, Transaction, parse_save
 from calico_dp_iptables.watch import Suspicion, Watch
 from calico_kernel.errors import CalicoError
 from calico_kernel.hookspecs import Failure, Lack, Services
+from calico_kernel.reconcile.resync import ResyncTimer, SettlingCheck
 
 LINE_BYTES = 1000
 """What one rule takes in an nft transaction at most, where the kernel limits the size of one."""
-_CHECK_MAX_S = 3600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -58,17 +58,17 @@ class Kernel:
         self._lacks: dict[str, Lack] = {}
         self._read: set[object] = set()
         self._limit = 0
-        self._next_read = 0.0
-        self._check_s = 0.0
-        self._next_check = 0.0
-        self._next_links = 0.0
+        self._tables_timer = ResyncTimer(0.0)
+        self._sets_timer = ResyncTimer(0.0)
+        self._routes_timer = ResyncTimer(0.0)
+        self._settling = SettlingCheck(0.0)
 
     # ── when to read ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def distrust(self) -> None:
         """Read everything again at the next apply."""
         self._read.clear()
-        self._next_links = 0.0
+        self._routes_timer.demand()
 
     def _start(self, state: State) -> None:
         wanted = self._settings.backend or state.options.backend
@@ -104,7 +104,7 @@ class Kernel:
         suspicion = self.watch.take()
         try:
             self._heed(state, suspicion, now)
-            failures += self._observe(state, now, suspicion)
+            failures += self._observe(now, suspicion)
             changes += self._write_sets(failures)
             blocked, written = self._write_tables(failures)
             changes += written + self._destroy_sets(failures)
@@ -134,32 +134,29 @@ class Kernel:
 
     def _heed(self, state: State, suspicion: Suspicion, now: float) -> None:
         """Decide what of the kernel's state must be read again."""
-        if now >= self._next_read or (self._check_s and now >= self._next_check):
-            self._read.clear()
+        options = state.options
+        self._tables_timer.set_interval(options.refresh_s, now)
+        self._sets_timer.set_interval(options.sets_refresh_s, now)
+        self._routes_timer.set_interval(options.routes_refresh_s, now)
+        if self._tables_timer.is_due(now) or self._settling.is_due(now):
+            self._read -= {4, 6}
+        if self._sets_timer.is_due(now):
+            self._read -= {"sets"}
+        self._settling.looked(now)
         self._read -= suspicion.parts
-        if suspicion.all_interfaces or now >= self._next_links:
+        if suspicion.all_interfaces or self._routes_timer.is_due(now):
             self.links.touched_all()
-            wait = state.options.routes_refresh_s
-            self._next_links = now + wait if wait else float("inf")
+            self._routes_timer.done(now)
         self.links.touched(suspicion.interfaces)
 
     def _schedule(self, state: State, now: float, changes: int) -> float | None:
-        """The refresh timer, and a look soon after each write that moves out as nothing is found."""
-        options = state.options
-        if changes and options.post_write_check_s:
-            self._check_s = max(options.post_write_check_s, 0.05)
-            self._next_check = now + self._check_s
-        elif self._check_s and now >= self._next_check:
-            self._check_s = min(self._check_s * 2, _CHECK_MAX_S)
-            self._next_check = now + self._check_s
-        waits = [self._next_check - now] if self._check_s else []
-        if options.refresh_s:
-            waits.append(self._next_read - now)
-        if options.routes_refresh_s:
-            waits.append(self._next_links - now)
+        if changes:
+            self._settling.wrote(now, state.options.post_write_check_s)
+        timers = (self._tables_timer, self._sets_timer, self._routes_timer, self._settling)
+        waits = [wait for timer in timers if (wait := timer.wait_s(now)) is not None]
         return max(min(waits), 0.05) if waits else None
 
-    def _observe(self, state: State, now: float, suspicion: Suspicion) -> list[Failure]:
+    def _observe(self, now: float, suspicion: Suspicion) -> list[Failure]:
         failures: list[Failure] = []
         different = False
         runs: list[tuple[object, Run]] = []
@@ -183,9 +180,9 @@ class Kernel:
                 different |= self.sets.observe(ipsets.parse_save(text))
         if suspicion.parts:
             self.watch.found(different)
-        if runs:
-            refresh = state.options.refresh_s
-            self._next_read = now + refresh if refresh else float("inf")
+        for timer, part in ((self._tables_timer, 4), (self._sets_timer, "sets")):
+            if part in (what for what, _ in runs) or timer.is_due(now):
+                timer.done(now)
         return failures
 
     # ── sets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
