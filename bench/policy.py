@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 from bench import rig
 from calico_kernel.host import netns
@@ -44,7 +45,8 @@ def _receive(workload: str, pipe: Connection) -> None:
         server.bind(("0.0.0.0", PORT))
         arrivals: list[float] = []
         while True:
-            ready, _, _ = select.select([server, pipe], [], [])
+            waiting: list[Any] = [server, pipe]
+            ready, _, _ = select.select(waiting, [], [])
             if server in ready:
                 server.recv(16)
                 arrivals.append(time.monotonic())

@@ -27,6 +27,7 @@ from calico_kernel.config import load
 from calico_kernel.hookspecs import Datastore
 from calico_kernel.host import bubble, netns, sysctl
 from calico_kernel.host.netlink import (
+    InterfaceAddress,
     Neighbour,
     Netlink,
     RouteEntry,
@@ -211,7 +212,7 @@ class Rig:
                 index = next(link.index for link in inside.links() if link.name == "eth0")
                 for request in (
                     set_link(index, up=True),
-                    add_address(index, address, 32),
+                    add_address(InterfaceAddress(index, address, 32)),
                     add_route(RouteEntry(prefix=f"{GATEWAY}/32", ifindex=index, scope=RT_SCOPE_LINK)),
                     replace_neighbour(Neighbour(index, GATEWAY, HOST_MAC)),
                     add_route(RouteEntry(prefix="0.0.0.0/0", ifindex=index, gateway=GATEWAY)),
