@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench import rig
+from bench import _common as common
 from calico_kernel.host import netns
 from calico_kernel.model.keys import ResourceKey, ResourceQuery
 from calico_kernel.model.policy import EntityRule, Rule
+from calico_kernel.testing import node as rig
 
 PORT = 9000
 INTERVAL_S = 0.0005
@@ -103,7 +104,7 @@ class Flows:
         raise SystemExit("flows were never allowed")
 
 
-def measure(store_rig: rig.Rig, rounds: int) -> tuple[list[float], list[float]]:
+def measure(store_rig: rig.NodeRig, rounds: int) -> tuple[list[float], list[float]]:
     store = store_rig.store
     key, deny = rig.policy(
         "aa-deny",
@@ -129,7 +130,7 @@ def measure(store_rig: rig.Rig, rounds: int) -> tuple[list[float], list[float]]:
     return denied, allowed
 
 
-def watch_ms(store_rig: rig.Rig, rounds: int) -> float:
+def watch_ms(store_rig: rig.NodeRig, rounds: int) -> float:
     """The datastore alone, from acknowledgement to the watch of another connection."""
     store = store_rig.store
     times = []
@@ -156,8 +157,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    rig.enter_bubble("policy", argv)
-    with rig.Rig(
+    common.enter_bubble("policy", argv)
+    with rig.NodeRig(
         workloads=max(options.workloads, 2),
         policy_count=options.policies,
         remote=options.remote,
@@ -167,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
         denied, allowed = measure(node, options.rounds)
         limit = watch_ms(node, options.rounds)
     deny, allow = statistics.median(denied), statistics.median(allowed)
-    rig.report(
+    common.report(
         {
             "workloads": options.workloads,
             "policies": options.policies,

@@ -10,8 +10,9 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from bench import rig
+from bench import _common as common
 from calico_kernel.model.keys import ResourceQuery
+from calico_kernel.testing import node as rig
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,8 +22,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--remote", type=int, default=50_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    rig.enter_bubble("start", argv)
-    with rig.Rig(
+    common.enter_bubble("start", argv)
+    with rig.NodeRig(
         workloads=options.workloads, policy_count=options.policies, remote=options.remote, progress=not options.json
     ) as node:
         seconds = node.start_agent()
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         started = time.monotonic()
         node.store.list([ResourceQuery("WorkloadEndpoint"), ResourceQuery("GlobalNetworkPolicy")])
         listing = time.monotonic() - started
-    rig.report(
+    common.report(
         {
             "remote": options.remote,
             "policies": options.policies,

@@ -1,15 +1,13 @@
-"""One node for measurements: its own bubble, a SQLite datastore filled in bulk, workloads, and the real agent.
+"""One real node for tests and measurements: a datastore filled in bulk, workloads, and the agent as its own process.
 
-The agent is a process of its own, started as an operator would start it; the measuring process only writes to the
-datastore and sends packets.
+Lives in the network namespace of the calling thread, inside a bubble. The agent is started as an operator would start
+it; the caller writes to the datastore and sends packets.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,14 +16,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from calico_kernel.compose import compose
 from calico_kernel.config import load
 from calico_kernel.hookspecs import Datastore
-from calico_kernel.host import bubble, netns, sysctl
+from calico_kernel.host import netns, sysctl
 from calico_kernel.host.netlink import (
     InterfaceAddress,
     Neighbour,
@@ -54,16 +52,10 @@ from calico_kernel.model.policy import (
 )
 from calico_kernel.model.records import Value
 
-NODE = "bench"
+NODE = "node"
 GATEWAY = "169.254.1.1"
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 READY_S = 120.0
-
-
-def enter_bubble(command: str, argv: Sequence[str]) -> None:
-    """Go on in a bubble: returns only there."""
-    if not bubble.inside():
-        bubble.enter([sys.executable, "-m", "bench", command, *argv])
 
 
 def name_of(number: int) -> str:
@@ -162,13 +154,13 @@ def remote_endpoints(count: int, groups: int) -> Iterator[tuple[Key, Value]]:
         yield endpoint(f"node-{number % 500}", f"r{number}", remote_address_of(number), "caliremote", labels)
 
 
-class Rig:
-    """``with Rig(...) as rig``: the datastore is open and filled, the workloads stand, the agent is not started."""
+class NodeRig:
+    """``with NodeRig(...) as rig``: the datastore is open and filled, the workloads stand, the agent is not started."""
 
     def __init__(self, *, workloads: int, policy_count: int, remote: int = 0, progress: bool = False) -> None:
         self._counts = (workloads, policy_count, remote)
         self._progress = progress
-        self._directory = Path(tempfile.mkdtemp(prefix="calico-bench-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="calico-node-"))
         self.agent: subprocess.Popen[bytes] | None = None
         self.config = self._directory / "calico.yaml"
         self.log = self._directory / "agent.log"
@@ -180,7 +172,7 @@ class Rig:
         )
         self.store: Datastore = compose(load(str(self.config))).open_datastore()
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> NodeRig:
         workloads, policy_count, remote = self._counts
         self._say(f"writing {remote} remote endpoints and {policy_count} policies")
         for records in (base_records(), policies(policy_count), remote_endpoints(remote, policy_count)):
@@ -201,7 +193,7 @@ class Rig:
 
     def _say(self, text: str) -> None:
         if self._progress:
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")
 
     def _workload(self, number: int) -> None:
         name, address, host = name_of(number), address_of(number), f"cali{number:05d}"
@@ -266,17 +258,3 @@ class Rig:
         assert self.agent is not None
         fields = Path(f"/proc/{self.agent.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def report(result: dict[str, Any], *, as_json: bool) -> None:
-    """One JSON object, or a line for each value."""
-    if as_json:
-        print(json.dumps(result))
-    else:
-        width = max(map(len, result))
-        for key, value in result.items():
-            print(f"{key:{width}}  {value}")
-
-
-def own_peak_rss_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
