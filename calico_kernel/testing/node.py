@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,7 @@ class NodeRig:
             "ipam: blocks\ndataplane: iptables\nencapsulation: [vxlan]\nextensions: [cni]\n"
             f"agent: {{run_dir: {self._directory}/run, state_dir: {self._directory}/state, log_format: text}}\n"
         )
+        self.database = self._directory / "calico.db"
         self.store: Datastore = compose(load(str(self.config))).open_datastore()
 
     def __enter__(self) -> NodeRig:
@@ -216,12 +217,19 @@ class NodeRig:
 
     # ── the agent ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start_agent(self) -> float:
+    def reopen_store(self) -> None:
+        """After somebody replaced the file."""
+        self.store.close()
+        self.store = compose(load(str(self.config))).open_datastore()
+
+    def start_agent(self, environment: Mapping[str, str] | None = None) -> float:
         """Start it and wait until it is ready; seconds from process start to readiness."""
         started = time.monotonic()
         with self.log.open("ab") as log:
             self.agent = subprocess.Popen(
-                [sys.executable, "-m", "calico_kernel.cli.calico", "node", "--config", str(self.config)], stderr=log
+                [sys.executable, "-m", "calico_kernel.cli.calico", "node", "--config", str(self.config)],
+                stderr=log,
+                env={**os.environ, **(environment or {})},
             )
         reason = "no answer"
         while time.monotonic() - started < READY_S:
