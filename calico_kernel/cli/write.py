@@ -102,9 +102,11 @@ def _named(args: argparse.Namespace) -> list[Read]:
         raise Refused("no resources specified")
     if "" in args.names:
         raise Refused("resource name may not be empty")
+    if args.namespace and not info.namespaced:
+        raise Refused(f"{info.kind} is not namespaced")
     kind: Any = info.type
-    namespace = args.namespace if info.namespaced else ""
-    return [Read(kind(metadata=ObjectMeta(name=name, namespace=namespace)), converted=True) for name in args.names]
+    metadata = [ObjectMeta(name=name, namespace=args.namespace) for name in args.names]
+    return [Read(kind(metadata=one)) for one in metadata]
 
 
 class Refused(Failed):
@@ -169,9 +171,9 @@ def placed(resource: Any, namespace: str) -> Any:
 
 
 def _one(name: str, one: Read, args: argparse.Namespace, session: Session) -> None:
-    resource = placed(one.resource, args.namespace)
+    resource = placed(one.resource, "" if one.converted else args.namespace)
     meta = resource.metadata
-    if name != "validate" and not one.converted:
+    if name != "validate" and not one.converted and args.filename is not None:
         refuse_reserved(name, resource)
     if name == "validate":
         from calico_kernel.client import rules
