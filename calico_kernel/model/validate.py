@@ -51,10 +51,13 @@ def check(resource: Resource, *, selector_check: SelectorCheck | None = None) ->
 def _struct(value: Struct, path: str, found: list[Problem], selector_check: SelectorCheck | None) -> None:
     for field in fields_of(type(value)).values():
         here = f"{path}.{field.name}" if path else field.name
-        _value(getattr(value, field.attribute), field.plan, here, found, selector_check)
+        value_problems(getattr(value, field.attribute), field.plan, here, found, selector_check)
 
 
-def _value(value: Any, plan: Plan, path: str, found: list[Problem], selector_check: SelectorCheck | None) -> None:
+def value_problems(
+    value: Any, plan: Plan, path: str, found: list[Problem], selector_check: SelectorCheck | None = None
+) -> None:
+    """Add to ``found`` what is wrong with one field's value."""
     if value is None or value in ("", (), {}):
         if any(must.required for must in plan.musts):
             found.append((path, "must be given"))
@@ -65,7 +68,7 @@ def _value(value: Any, plan: Plan, path: str, found: list[Problem], selector_che
         _struct(value, path, found, selector_check)
     elif isinstance(value, tuple) and plan.item is not None:
         for index, item in enumerate(value):
-            _value(item, plan.item, f"{path}[{index}]", found, selector_check)
+            value_problems(item, plan.item, f"{path}[{index}]", found, selector_check)
 
 
 def _must(value: Any, must: Must, path: str, found: list[Problem], selector_check: SelectorCheck | None) -> None:
