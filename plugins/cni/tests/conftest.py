@@ -7,9 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import ip_network
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,72 +18,34 @@ import calico_cni
 from calico_cni.service import CniService
 from calico_cni.settings import CniSettings
 from calico_kernel.agent.local_socket import LocalSocket
-from calico_kernel.errors import AddressInUse, PoolExhausted
-from calico_kernel.hookspecs import Ipam, Services
+from calico_kernel.hookspecs import Services
 from calico_kernel.host import bubble, netns
 from calico_kernel.model.ipam import (
-    Address,
-    AddressInfo,
-    AssignedAddress,
     Assignment,
     AssignRequest,
-    ReleaseRequest,
 )
+from calico_kernel.testing.ipam import add_pool
 from calico_kernel.testing.memory_datastore import MemoryDatastore
+from calico_kernel.testing.memory_ipam import MemoryIpam
 
 SHIM = Path(calico_cni.__file__).parent / "shim.py"
 """Run as it is shipped."""
 
 
-class CountingIpam(Ipam):
-    """One pool of each family, no blocks: enough to see what the plugin asks for and gives back."""
+class RecordingIpam(MemoryIpam):
+    """Remembers what the plugin asked for."""
 
-    def __init__(self) -> None:
-        self.held: dict[Address, AssignRequest] = {}
+    def __init__(self, store: MemoryDatastore) -> None:
+        super().__init__(store)
         self.requests: list[AssignRequest] = []
-        self._lock = threading.Lock()
-        self._pools = {4: ip_network("10.65.0.0/24"), 6: ip_network("fd00:65::/120")}
 
     def assign(self, request: AssignRequest) -> Assignment:
-        with self._lock:
-            self.requests.append(request)
-            chosen: list[Address] = list(request.addresses)
-            if any(address in self.held for address in chosen):
-                raise AddressInUse(what=f"{chosen[0]} is taken", todo="ask for another")
-            for version, count in ((4, request.num_ipv4), (6, request.num_ipv6)):
-                free = (address for address in self._pools[version].hosts() if address not in self.held)
-                chosen += [next(free) for _ in range(count)]
-            if len(self.held) + len(chosen) > 200:
-                raise PoolExhausted(what="the pool is full", todo="add a pool")
-            self.held |= dict.fromkeys(chosen, request)
-            return Assignment(addresses=tuple(self._assigned(address) for address in chosen))
+        self.requests.append(request)
+        return super().assign(request)
 
-    def _assigned(self, address: Address) -> AssignedAddress:
-        return AssignedAddress(address=address, block="", pool="", sequence_number=0)
-
-    def release(self, requests: Sequence[ReleaseRequest]) -> Sequence[Address]:
-        with self._lock:
-            return [one.address for one in requests if self.held.pop(one.address, None) is None]
-
-    def release_by_handle(self, handle: str) -> Sequence[Address]:
-        with self._lock:
-            gone = [address for address, request in self.held.items() if request.handle == handle]
-            for address in gone:
-                del self.held[address]
-            return gone
-
-    def addresses_by_handle(self, handle: str) -> Sequence[AssignedAddress]:
-        with self._lock:
-            return [self._assigned(address) for address, request in self.held.items() if request.handle == handle]
-
-    def inspect(self, address: Address) -> AddressInfo:
-        request = self.held.get(address)
-        attributes = request.attributes if request else {}
-        handle = request.handle if request else None
-        return AddressInfo(address=address, handle=handle, block=None, block_node=None, attributes=attributes)
-
-
-CountingIpam.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]  # the rest is not the plugin's to call
+    def handles(self) -> set[str]:
+        """Who holds addresses now."""
+        return {held.handle for held in self._held.values()}
 
 
 @attrs.define
@@ -106,7 +66,7 @@ class CniNode:
     """The node that the test's thread lives on."""
 
     store: MemoryDatastore
-    ipam: CountingIpam
+    ipam: RecordingIpam
     service: CniService
     socket_path: str
     state_dir: Path
@@ -174,7 +134,7 @@ class CniNode:
             return {link.name for link in nl.links()} - {"lo"}
 
     def nothing_left(self) -> bool:
-        return not (self.endpoints() or self.links() or self.ipam.held)
+        return not (self.endpoints() or self.links() or self.ipam.handles())
 
 
 @pytest.fixture
@@ -186,7 +146,10 @@ def settings() -> CniSettings:
 @pytest.fixture
 def node(netns: str, tmp_path: Path, settings: CniSettings) -> Iterator[CniNode]:
     """A node in a namespace of its own, its CNI service answering on a socket."""
-    store, ipam = MemoryDatastore(), CountingIpam()
+    store = MemoryDatastore()
+    add_pool(store, "four", "10.65.0.0/24")
+    add_pool(store, "six", "fd00:65::/120")
+    ipam = RecordingIpam(store)
     made: list[CniNode] = []
 
     def await_programmed(endpoint: Any, revision: str, timeout_s: float) -> bool:

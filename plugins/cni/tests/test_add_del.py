@@ -13,6 +13,7 @@ from calico_kernel.host import netns as namespaces
 from calico_kernel.host import nlwire, sysctl
 from calico_kernel.host.netlink import Netlink
 from calico_kernel.model.keys import ResourceKey
+from calico_kernel.testing.ipam import add_pool
 
 pytestmark = pytest.mark.node
 ID = "0123456789abcdef0123456789abcdef"
@@ -31,8 +32,8 @@ def test_add_gives_a_connected_interface_and_del_leaves_nothing(
             {"name": "cali0123456789a"},
             {"name": "eth0", "mac": one.said["interfaces"][1]["mac"], "sandbox": namespaces.path_of(first)},
         ],
-        "ips": [{"interface": 1, "address": "10.65.0.1/32"}],
-        "routes": [{"dst": "10.65.0.1/32"}],
+        "ips": [{"interface": 1, "address": "10.65.0.0/32"}],
+        "routes": [{"dst": "10.65.0.0/32"}],
         "dns": {},
     }
     assert reaches(first, second, two.addresses[0])
@@ -66,8 +67,8 @@ def test_interface_has_calicos_addresses_routes_and_settings(node: Any, workload
         host = nl.link(host_name)
         assert host is not None
         assert (host.mac, host.up, host.mtu_bytes) == ("ee:ee:ee:ee:ee:ee", True, 1450)
-        assert [r.prefix for r in nl.routes(ifindex=host.index)] == ["10.65.0.1/32"]
-        assert "fd00:65::1/128" in [r.prefix for r in nl.routes(ifindex=host.index, version=6)]
+        assert [r.prefix for r in nl.routes(ifindex=host.index)] == ["10.65.0.0/32"]
+        assert "fd00:65::/128" in [r.prefix for r in nl.routes(ifindex=host.index, version=6)]
         assert nl.addresses(host.index, version=4) == []
     for setting in ("ipv4/conf/{}/proxy_arp", "ipv4/conf/{}/route_localnet", "ipv4/conf/{}/forwarding"):
         assert sysctl.read("net/" + setting.format(host_name)) == "1"
@@ -78,7 +79,7 @@ def test_interface_has_calicos_addresses_routes_and_settings(node: Any, workload
         inside = nl.link("eth0")
         assert inside is not None and inside.mac == answer.said["interfaces"][1]["mac"] and inside.mtu_bytes == 1450
         held = {(a.address, a.prefix_length) for a in nl.addresses(inside.index) if a.scope == 0}
-        assert held == {("10.65.0.1", 32), ("fd00:65::1", 128)}
+        assert held == {("10.65.0.0", 32), ("fd00:65::", 128)}
         assert {(r.prefix, r.gateway, r.scope) for r in nl.routes()} == {
             ("169.254.1.1/32", "", nlwire.RT_SCOPE_LINK),
             ("0.0.0.0/0", "169.254.1.1", 0),
@@ -112,7 +113,7 @@ def test_kubernetes_pod_gets_calicos_names_labels_and_profiles(node: Any, worklo
     assert spec.interface_name == "cali" + hashlib.sha1(b"shop.web-1").hexdigest()[:11]
     assert [(port.name, port.protocol, port.port) for port in spec.ports] == [("http", "TCP", 80)]
     assert spec.allow_spoofed_source_prefixes == ("10.9.0.0/16",)
-    assert spec.ip_networks == ("10.65.0.1/32",)
+    assert spec.ip_networks == ("10.65.0.0/32",)
     request = node.ipam.requests[0]
     assert request.handle == f"net1.{ID}"
     assert (request.attributes["pod"], request.attributes["namespace"]) == ("web-1", "shop")
@@ -148,6 +149,7 @@ def test_annotations_choose_addresses_pools_and_mac(node: Any, workload: Callabl
     answer = node.add(ID, workload(), conf=conf(ipAddrs='["10.65.0.77"]', hwAddr="02:00:00:00:00:07"))
     assert answer.addresses == ["10.65.0.77"]
     assert answer.said["interfaces"][1]["mac"] == "02:00:00:00:00:07"
+    add_pool(node.store, "blue", "10.66.0.0/24")
     node.add("c2", workload(), conf=conf(ipv4pools='["blue"]', ipFamilies='["IPv4","IPv6"]'))
     request = node.ipam.requests[-1]
     assert (request.pools_ipv4, request.num_ipv4, request.num_ipv6) == (("blue",), 1, 1)
@@ -160,6 +162,7 @@ def test_namespace_profile_gives_labels_and_pools(node: Any, workload: Callable[
     meta = ObjectMeta(name="kns.shop", annotations={"cni.projectcalico.org/ipv4pools": '["green"]'})
     profile = Profile(metadata=meta, spec=ProfileSpec(labels_to_apply={"pcns.team": "red", "other": "x"}))
     node.store.create(ResourceKey("Profile", "", "kns.shop"), profile)
+    add_pool(node.store, "green", "10.67.0.0/24")
     node.add(ID, workload(), args=POD)
     request = node.ipam.requests[-1]
     assert request.pools_ipv4 == ("green",)
@@ -219,7 +222,7 @@ def test_same_add_twice_answers_the_same_and_changes_nothing(node: Any, workload
     second = node.add(ID, name)
     assert second.said == first.said
     assert node.endpoints() == before
-    assert len(node.ipam.held) == 1
+    assert len(node.ipam.handles()) == 1
 
 
 def test_add_again_after_the_interface_was_lost_mends_it_with_the_same_address(
@@ -245,7 +248,7 @@ def test_new_sandbox_of_a_pod_takes_over_and_the_old_del_leaves_it(node: Any, wo
     assert endpoint.spec.container_id == "new"
     assert endpoint.spec.ip_networks == tuple(f"{address}/32" for address in answer.addresses)
     assert node.run("CHECK", "new", new, args=POD, conf=node.conf(prevResult=answer.said)).status == 0
-    assert {request.handle for request in node.ipam.held.values()} == {"net1.new"}
+    assert node.ipam.handles() == {"net1.new"}
 
 
 def test_del_works_with_the_namespace_gone_twice_and_without_any_add(node: Any, workload: Callable[[], str]) -> None:
@@ -271,4 +274,4 @@ def test_another_interface_name_gets_a_host_name_of_its_own(node: Any, workload:
     assert one.said["interfaces"][0] != two.said["interfaces"][0]
     assert node.run("DEL", ID, first).status == 0
     assert [endpoint.spec.endpoint for endpoint in node.endpoints().values()] == ["net0"]
-    assert len(node.links()) == len(node.ipam.held) == 1
+    assert len(node.links()) == len(node.ipam.handles()) == 1

@@ -16,12 +16,14 @@ from msgspec.structs import replace
 
 from calico_cni import errors
 from calico_cni.errors import CniError
-from calico_cni.naming import Attachment, account_profile, endpoint_prefix, namespace_profile
+from calico_cni.naming import Attachment
 from calico_cni.netconf import NetConf, addresses, annotation_list, prefix
 from calico_cni.result import host_prefix
 from calico_kernel.errors import AlreadyExists, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore
+from calico_kernel.model import kubernetes, names, pods, validate
 from calico_kernel.model.cluster import ClusterInformation
+from calico_kernel.model.defaults import with_defaults
 from calico_kernel.model.endpoints import (
     IPNAT,
     Node,
@@ -88,9 +90,14 @@ class EndpointStore:
         return _stored(record)
 
     def of_node(self, node: str) -> list[Stored]:
-        records = self.store.list([ResourceQuery("WorkloadEndpoint", name_prefix=endpoint_prefix(node))]).records
+        records = self.store.list([ResourceQuery("WorkloadEndpoint", name_prefix=_of_node(node))]).records
         found = [stored for stored in map(_stored, records) if stored is not None]
         return [stored for stored in found if stored.endpoint.spec.node == node]
+
+    @staticmethod
+    def check(endpoint: WorkloadEndpoint) -> None:
+        """Raises ValidationError, naming every field that Calico would refuse."""
+        validate.check(endpoint)
 
     def write(self, attachment: Attachment, endpoint: WorkloadEndpoint, before: Stored | None) -> Stored:
         """Create, or replace ``before``. Raises RevisionConflict when another wrote in between."""
@@ -139,6 +146,10 @@ class EndpointStore:
                 self.store.create(key, replace(profile, metadata=_born(profile.metadata)))
 
 
+def _of_node(node: str) -> str:
+    return names.workload_endpoint_prefix(names.EndpointIds(node=node, orchestrator=""))
+
+
 def serves(stored: Stored, attachment: Attachment) -> bool:
     """Is it this container's? One without container ID counts as anybody's, as in Calico."""
     return stored.endpoint.spec.container_id in ("", attachment.container)
@@ -181,11 +192,9 @@ def build(
     before: Stored | None,
 ) -> WorkloadEndpoint:
     """The endpoint to store. Raises CniError for annotations that cannot be honoured."""
-    labels = dict(conf.labels)
-    labels["projectcalico.org/namespace"] = attachment.namespace
+    labels = pods.endpoint_labels(attachment.namespace, conf.labels, conf.service_account)
     labels["projectcalico.org/orchestrator"] = attachment.orchestrator
-    if conf.service_account and len(conf.service_account) <= 63:
-        labels["projectcalico.org/serviceaccount"] = conf.service_account
+    ignored: list[tuple[str, str]] = []  # what Calico clamps or leaves out, it leaves out silently
     meta = ObjectMeta(
         name=attachment.endpoint_name,
         namespace=attachment.namespace,
@@ -197,7 +206,7 @@ def build(
     else:
         old = before.endpoint.metadata
         meta = replace(meta, uid=old.uid, creation_timestamp=old.creation_timestamp)
-    return WorkloadEndpoint(
+    made = WorkloadEndpoint(
         metadata=meta,
         spec=WorkloadEndpointSpec(
             orchestrator=attachment.orchestrator,
@@ -226,8 +235,10 @@ def build(
                 prefix("annotation allowedSourcePrefixes", text)
                 for text in annotation_list(annotations, "allowedSourcePrefixes") or ()
             ),
+            qos_controls=pods.qos_controls(annotations, ignored),
         ),
     )
+    return with_defaults(made)
 
 
 def _floating(conf: NetConf, annotations: Mapping[str, str], given: Sequence[str]) -> tuple[IPNAT, ...]:
@@ -248,16 +259,11 @@ def _floating(conf: NetConf, annotations: Mapping[str, str], given: Sequence[str
 
 # ── profiles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_ALLOW = Rule(action="Allow")
-
 
 def profiles_of(attachment: Attachment, conf: NetConf) -> tuple[str, ...]:
     if not attachment.pod:
         return (attachment.network,)
-    names = [namespace_profile(attachment.namespace)]
-    if conf.service_account:
-        names.append(account_profile(attachment.namespace, conf.service_account))
-    return tuple(names)
+    return pods.endpoint_profiles(attachment.namespace, conf.service_account)
 
 
 def missing_profiles(attachment: Attachment, conf: NetConf) -> tuple[Profile, ...]:
@@ -265,27 +271,15 @@ def missing_profiles(attachment: Attachment, conf: NetConf) -> tuple[Profile, ..
     ``policy.type: k8s`` they are mirrored by others, and until they are, the workload is denied."""
     if conf.policy_type == "k8s":
         return ()
-    if not attachment.pod:
-        name = attachment.network
-        ingress = Rule(action="Allow", source=EntityRule(selector=f"has({name})"))
-        spec = ProfileSpec(ingress=(ingress,), egress=(_ALLOW,), labels_to_apply={name: ""})
-        return (Profile(metadata=ObjectMeta(name=name), spec=spec),)
-    namespace = attachment.namespace
-    labels = {"pcns.projectcalico.org/name": namespace, "pcns.kubernetes.io/metadata.name": namespace}
-    made = [
-        Profile(
-            metadata=ObjectMeta(name=namespace_profile(namespace)),
-            spec=ProfileSpec(ingress=(_ALLOW,), egress=(_ALLOW,), labels_to_apply=labels),
-        )
-    ]
-    if conf.service_account:
-        made.append(
-            Profile(
-                metadata=ObjectMeta(name=account_profile(namespace, conf.service_account)),
-                spec=ProfileSpec(labels_to_apply={"pcsa.projectcalico.org/name": conf.service_account}),
-            )
-        )
-    return tuple(made)
+    if attachment.pod:
+        made = [kubernetes.namespace_profile(attachment.namespace, {})]
+        if conf.service_account:
+            made.append(kubernetes.service_account_profile(attachment.namespace, conf.service_account, {}))
+        return tuple(made)
+    name = attachment.network
+    ingress = Rule(action="Allow", source=EntityRule(selector=f"has({name})"))
+    spec = ProfileSpec(ingress=(ingress,), egress=(Rule(action="Allow"),), labels_to_apply={name: ""})
+    return (Profile(metadata=ObjectMeta(name=name), spec=spec),)
 
 
 def namespace_facts(profile: Profile | None) -> tuple[Mapping[str, str], Mapping[str, str]]:

@@ -1,4 +1,4 @@
-"""Names that Calico gives: of workload endpoints, host interfaces, handles and profiles. Pure."""
+"""Names that Calico gives an attachment: its workload endpoint, host interface and handle. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 
 import attrs
 
+from calico_kernel.model import names
 from calico_kernel.model.keys import ResourceKey
 from calico_kernel.model.nodestate import WorkloadEndpointId
 
@@ -34,10 +35,19 @@ class Attachment:
         return KUBERNETES if self.pod else PLAIN
 
     @property
+    def ids(self) -> names.EndpointIds:
+        return names.EndpointIds(
+            node=self.node,
+            orchestrator=self.orchestrator,
+            endpoint=self.interface,
+            pod=self.pod,
+            container_id=self.container,
+        )
+
+    @property
     def endpoint_name(self) -> str:
-        """Name of the workload endpoint: node, orchestrator, pod or container, interface; "-" doubled within each."""
-        parts = (self.node, self.orchestrator, self.pod or self.container, self.interface)
-        return "-".join(part.replace("-", "--") for part in parts)
+        """Raises ValueError when a part cannot be part of a name (begins or ends with "-")."""
+        return names.workload_endpoint_name(self.ids)
 
     @property
     def key(self) -> ResourceKey:
@@ -45,11 +55,11 @@ class Attachment:
 
     @property
     def id(self) -> WorkloadEndpointId:
-        return WorkloadEndpointId(self.orchestrator, f"{self.namespace}/{self.pod or self.container}", self.interface)
+        return WorkloadEndpointId(self.orchestrator, names.workload_id(self.namespace, self.ids), self.interface)
 
     @property
     def handle(self) -> str:
-        return f"{self.network}.{self.container}"
+        return names.cni_handle(self.network, self.container)
 
     @property
     def legacy_handle(self) -> str:
@@ -64,23 +74,9 @@ class Attachment:
     def host_interface(self, prefix: str) -> str:
         """Name of the host end. The first interface has Calico's name; a further one of the same workload, for which
         Calico has none, gets its own name into the hash."""
-        if self.interface == "eth0":
-            if not self.pod:
-                return prefix + self.container[:11]
-            seed = f"{self.namespace}.{self.pod}"
-        else:
+        if self.interface != "eth0":
             seed = f"{self.namespace}.{self.pod or self.container}.{self.interface}"
-        return prefix + hashlib.sha1(seed.encode(), usedforsecurity=False).hexdigest()[:11]
-
-
-def namespace_profile(namespace: str) -> str:
-    return f"kns.{namespace}"
-
-
-def account_profile(namespace: str, account: str) -> str:
-    return f"ksa.{namespace}.{account}"
-
-
-def endpoint_prefix(node: str) -> str:
-    """What the names of all workload endpoints of a node begin with; a longer node name may begin so too."""
-    return node.replace("-", "--") + "-"
+            return prefix + hashlib.sha1(seed.encode(), usedforsecurity=False).hexdigest()[:11]
+        if self.pod:
+            return names.pod_interface_name(self.namespace, self.pod, prefix=prefix)
+        return names.container_interface_name(self.container, prefix=prefix)

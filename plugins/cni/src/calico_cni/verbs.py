@@ -22,7 +22,7 @@ from calico_cni.addressing import AddressSource, CalicoIpam, NoIpam, Program, wa
 from calico_cni.delegate import Delegates
 from calico_cni.endpoint import EndpointStore, Stored, serves
 from calico_cni.errors import CniError
-from calico_cni.naming import DEFAULT_NAMESPACE, Attachment, namespace_profile
+from calico_cni.naming import DEFAULT_NAMESPACE, Attachment
 from calico_cni.netconf import Invocation, addresses, annotation_list, mac_address
 from calico_cni.result import Allocation
 from calico_cni.settings import CniSettings
@@ -31,6 +31,7 @@ from calico_kernel.errors import CalicoError, RevisionConflict
 from calico_kernel.hookspecs import Services
 from calico_kernel.model.endpoints import WorkloadEndpoint
 from calico_kernel.model.keys import HandleKey, HandleQuery
+from calico_kernel.model.kubernetes import namespace_profile_name
 
 
 @attrs.define
@@ -64,7 +65,7 @@ class Verbs:
     def attachment(self, inv: Invocation) -> Attachment:
         pod, namespace = inv.args.get("K8S_POD_NAME", ""), inv.args.get("K8S_POD_NAMESPACE", "")
         kubernetes = bool(pod and namespace)
-        return Attachment(
+        found = Attachment(
             node=inv.conf.node or self.services.node,
             network=inv.conf.name,
             container=inv.container,
@@ -72,6 +73,11 @@ class Verbs:
             namespace=namespace if kubernetes else DEFAULT_NAMESPACE,
             pod=pod if kubernetes else "",
         )
+        try:
+            found.endpoint_name  # noqa: B018 -- asked for its refusal
+        except ValueError as exc:
+            raise CniError(errors.INVALID_ENVIRONMENT, f"no workload endpoint can be named for it: {exc}") from None
+        return found
 
     def _source(self, inv: Invocation, annotations: Mapping[str, str]) -> AddressSource:
         exact = annotation_list(annotations, "ipAddrsNoIpam")
@@ -128,7 +134,7 @@ class Verbs:
         self, inv: Invocation, attachment: Attachment, before: Stored | None, netns_fd: int, undo: Undo
     ) -> Mapping[str, Any]:
         conf = inv.conf
-        namespace = self.endpoints.profile(namespace_profile(attachment.namespace)) if attachment.pod else None
+        namespace = self.endpoints.profile(namespace_profile_name(attachment.namespace)) if attachment.pod else None
         labels, namespace_annotations = endpoints.namespace_facts(namespace)
         want = wanted(inv, conf.annotations, namespace_annotations, labels)
         mac = self._mac(inv, before, attachment)
@@ -150,6 +156,7 @@ class Verbs:
         )
         admitted = self.services.admit_endpoint(fresh)
         assert isinstance(admitted, WorkloadEndpoint)
+        self.endpoints.check(admitted)
 
         mtu_bytes = wiring.connect(wires)
         undo.add("its interface", lambda: wiring.disconnect(netns_fd, wires.interface, wires.host_name, wires.alias))
