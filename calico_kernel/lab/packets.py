@@ -48,12 +48,13 @@ def sctp_init_tag(packet: bytes) -> tuple[int, int] | None:
     return struct.unpack_from("!H", packet, 2)[0], struct.unpack_from("!I", packet, 16)[0]
 
 
-def echo_request(version: int, nonce: int) -> bytes:
-    """An echo request whose identifier and sequence number hold ``nonce`` (32 bits). The kernel sums ICMPv6 itself."""
-    packet = struct.pack("!BBHI", ECHO_REQUEST[version], 0, 0, nonce)
+def echo_request(version: int, identifier: int, nonce: int) -> bytes:
+    """An echo request with ``nonce`` (32 bits) as its data. The identifier is what connection tracking tells flows by.
+    The kernel sums ICMPv6 itself."""
+    packet = struct.pack("!BBHHHI", ECHO_REQUEST[version], 0, 0, identifier, 1, nonce)
     if version == 6:
         return packet
-    total = sum(struct.unpack("!4H", packet))
+    total = sum(struct.unpack("!6H", packet))
     total = (total & 0xFFFF) + (total >> 16)
     total = (total & 0xFFFF) + (total >> 16)
     return packet[:2] + struct.pack("!H", total ^ 0xFFFF) + packet[4:]
@@ -61,9 +62,9 @@ def echo_request(version: int, nonce: int) -> bytes:
 
 def echo_reply_nonce(version: int, packet: bytes) -> int | None:
     """The nonce of an echo reply, without IP header; None for anything else."""
-    if len(packet) < 8 or packet[0] != ECHO_REPLY[version]:
+    if len(packet) != 12 or packet[0] != ECHO_REPLY[version]:
         return None
-    return int(struct.unpack_from("!I", packet, 4)[0])
+    return int(struct.unpack_from("!I", packet, 8)[0])
 
 
 def without_ipv4_header(packet: bytes) -> bytes:

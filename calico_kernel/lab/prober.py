@@ -256,9 +256,8 @@ class Prober:
         family = socket.AF_INET if probe.version == 4 else socket.AF_INET6
         with contextlib.suppress(OSError):  # no route, or the host's own rules refuse it: it does not arrive
             if probe.protocol == "icmp":
-                self._raw[probe.source, "icmp", probe.version].sendto(
-                    packets.echo_request(probe.version, self._nonce), (target, 0)
-                )
+                packet = packets.echo_request(probe.version, self._next_port(probe.source), self._nonce)
+                self._raw[probe.source, "icmp", probe.version].sendto(packet, (target, 0))
             elif probe.protocol == "sctp":
                 packet = packets.sctp_init(self._next_port(probe.source), probe.port, self._nonce)
                 self._raw[probe.source, "sctp", probe.version].sendto(packet, (target, 0))

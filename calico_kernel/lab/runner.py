@@ -189,7 +189,9 @@ class Runner:
 
     def _remove(self, scenario: Scenario) -> None:
         """Delete what the scenario brought and wait until it no longer shows."""
-        self._lab.ask("calicoctl", arguments=["delete", "--skip-not-exists", "-f", "-"], text=scenario.manifest)
+        self._lab.ask(
+            "calicoctl", arguments=["delete", "--skip-not-exists", "-f", "-"], text=scenario.reversed_manifest
+        )
         probes = self.probes(scenario.services)
         expected = self._lab.ask("expect", probes=probes)["allowed"]
         self._lab.ask("probe", probes=probes, expected=expected, timeout_s=0.1, patience_s=PATIENCE_S)

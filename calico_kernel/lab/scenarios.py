@@ -20,6 +20,7 @@ from calico_kernel.lab.prober import Protocol
 Service = tuple[Protocol, int]
 
 DEFAULT_SERVICES: tuple[Service, ...] = (("tcp", 80), ("udp", 53))
+_SEPARATOR = re.compile(r"^---\s*$", re.MULTILINE)
 _PROBE = re.compile(r"(tcp|udp|sctp)/(\d{1,5})|(icmp)")
 
 
@@ -32,6 +33,11 @@ class Scenario:
     description: str
     manifest: str
     services: tuple[Service, ...] = DEFAULT_SERVICES
+
+    @property
+    def reversed_manifest(self) -> str:
+        """Last document first: the order in which to delete, since a tier goes after its policies."""
+        return "\n---\n".join(reversed(_SEPARATOR.split(self.manifest)))
 
 
 def load(directory: Path, *, only: tuple[str, ...] = ()) -> list[Scenario]:

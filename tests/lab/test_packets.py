@@ -27,14 +27,15 @@ def test_other_sctp_chunks_are_no_probes() -> None:
 
 
 def test_echo_request_of_ipv4_sums_to_all_ones() -> None:
-    words = struct.unpack("!4H", packets.echo_request(4, 0xFFFFFFFE))
+    words = struct.unpack("!6H", packets.echo_request(4, 0xFFFF, 0xFFFFFFFE))
     total = sum(words)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     assert total == 0xFFFF
 
 
-def test_echo_reply_gives_its_nonce_back() -> None:
-    assert packets.echo_reply_nonce(4, bytes([0, 0, 0, 0]) + (5).to_bytes(4)) == 5
-    assert packets.echo_reply_nonce(6, bytes([129, 0, 0, 0]) + (6).to_bytes(4)) == 6
-    assert packets.echo_reply_nonce(4, packets.echo_request(4, 5)) is None
+def test_echo_reply_gives_its_nonce_back_and_nothing_else_does() -> None:
+    assert packets.echo_reply_nonce(4, bytes([0]) + packets.echo_request(4, 9, 5)[1:]) == 5
+    assert packets.echo_reply_nonce(6, bytes([129]) + packets.echo_request(6, 9, 6)[1:]) == 6
+    assert packets.echo_reply_nonce(4, packets.echo_request(4, 9, 5)) is None
+    assert packets.echo_reply_nonce(4, bytes([0]) + packets.echo_request(4, 9, 5)[1:] + b"more") is None
