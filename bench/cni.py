@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import rig
+from bench import _common as common
+from calico_kernel.testing import node as rig
 
 CNI_PATH = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 
@@ -104,7 +105,7 @@ def peer(count: int, parallel: int) -> dict[str, float | None]:
     return found
 
 
-def installed(node: rig.Rig) -> tuple[str, dict[str, Any]]:
+def installed(node: rig.NodeRig) -> tuple[str, dict[str, Any]]:
     """The executable and its network configuration, as ``calico cni install`` writes them."""
     directory = node.config.parent
     line = ["cni", "install", "--bin-dir", str(directory / "bin"), "--net-dir", str(directory / "net.d")]
@@ -126,8 +127,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--policies", type=int, default=1, help="policies that select every workload (default: 1)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
-    rig.enter_bubble("cni", argv)
-    with rig.Rig(workloads=0, policy_count=options.policies, progress=not options.json) as node:
+    common.enter_bubble("cni", argv)
+    with rig.NodeRig(workloads=0, policy_count=options.policies, progress=not options.json) as node:
         node.start_agent()
         program, conf = installed(node)
         python = Path(program).read_text().split("\n", 1)[0].removeprefix("#!").split()[0]
@@ -142,7 +143,7 @@ def main(argv: Sequence[str]) -> int:
 
         adds, add_s, dels, agent_s = in_namespaces(runtime, options.count, work)
         limits = peer(options.count, options.parallel)
-    rig.report(
+    common.report(
         {
             "count": options.count,
             "parallel": options.parallel,

@@ -35,8 +35,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         str,
         Meta(
             description="This node's IPv4 address with prefix length, or how to find it: `first-found`, "
-            "`interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR`, `can-reach=ADDRESS`, `none`; `keep` takes what the "
-            "Node resource says, else the first found."
+            "`interface=REGEX`, `skip-interface=REGEX`, `cidr=CIDR`, `can-reach=ADDRESS`, `none`; `keep` takes what "
+            "the Node resource says, else the first found."
         ),
     ] = "keep"
     ipv6_address: Annotated[str, Meta(description="The same for IPv6.")] = "keep"

@@ -9,7 +9,7 @@ import logging
 import os
 import select
 import threading
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from calico_encap_vxlan import host
 from calico_encap_vxlan.desired import OVERHEAD_BYTES, State, Wanted
@@ -97,8 +97,9 @@ class _DriftWatch:
     def _run(self) -> None:
         try:
             with Monitor(links=True, addresses=True, routes=True) as monitor:
+                sources: list[Any] = [monitor, self._stop]
                 while True:
-                    ready, _, _ = select.select([monitor, self._stop], [], [])
+                    ready, _, _ = select.select(sources, [], [])
                     if self._stop in ready:
                         return
                     if any(self._matters(notice) for notice in monitor.next(0)):
