@@ -5,7 +5,6 @@ In:   nodes as stored.   Out: ``HostAddresses`` and ``Vtep`` values; ``NodeInfo`
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -13,6 +12,7 @@ import attrs
 from calico_kernel.calc.addresses import address, network, plain
 from calico_kernel.calc.outbox import Outbox
 from calico_kernel.model.endpoints import NodeSpec
+from calico_kernel.model.names import vtep_mac
 from calico_kernel.model.nodestate import HostAddresses, Vtep
 
 
@@ -63,13 +63,6 @@ class Nodes:
         )
         self.vteps.set(name, _vtep(name, spec, info))
         return changed
-
-
-def vtep_mac(node: str, version: int) -> str:
-    """The MAC of a tunnel end that has none recorded: 66 and the first five bytes of the SHA-1 of the node's name (for
-    IPv6 of the name and "-v6"). Every node works out the same one."""
-    digest = hashlib.sha1((node if version == 4 else f"{node}-v6").encode(), usedforsecurity=False).digest()
-    return ":".join(f"{byte:02x}" for byte in b"f" + digest[:5])
 
 
 def node_info(spec: NodeSpec) -> NodeInfo:
@@ -134,13 +127,13 @@ def _vtep(name: str, spec: NodeSpec, info: NodeInfo) -> Vtep | None:
         families["4"] = {
             "address_ipv4": plain(spec.ipv4_vxlan_tunnel_addr),
             "parent_ipv4": info.ipv4,
-            "mac_ipv4": spec.vxlan_tunnel_mac_addr or vtep_mac(name, 4),
+            "mac_ipv4": spec.vxlan_tunnel_mac_addr or vtep_mac(name),
         }
     if bgp is not None and bgp.ipv6_address and spec.ipv6_vxlan_tunnel_addr:
         families["6"] = {
             "address_ipv6": plain(spec.ipv6_vxlan_tunnel_addr),
             "parent_ipv6": info.ipv6,
-            "mac_ipv6": spec.vxlan_tunnel_mac_addr_v6 or vtep_mac(name, 6),
+            "mac_ipv6": spec.vxlan_tunnel_mac_addr_v6 or vtep_mac(name, version=6),
         }
     if not families:
         return None
