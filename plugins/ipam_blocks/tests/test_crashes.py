@@ -222,6 +222,7 @@ def holdings(journals: Iterable[Path]) -> dict[str, str]:
 
 
 def test_many_processes_some_killed_never_share_an_address_nor_lose_one(tmp_path: Path) -> None:
+    pytest.importorskip("calico_datastore_sqlite", reason="processes share a file, which takes calico-datastore-sqlite")
     opener = functools.partial(sqlite_store, str(tmp_path / "calico.db"))
     store = opener()
     for number in range(3):

@@ -225,6 +225,18 @@ def is_empty(block: AllocationBlock) -> bool:
     )
 
 
+def is_usable(block: AllocationBlock) -> bool:
+    """Whether addresses may be taken from it and given back. An address missing from the queue, and attributes that
+    nobody uses, do no harm."""
+    allocations, size = block.allocations, span_of(block.cidr).size
+    if len(allocations) != size or len(set(block.unallocated)) != len(block.unallocated):
+        return False
+    used = {index for index in set(allocations) if index is not None}
+    if used and (min(used) < 0 or max(used) >= len(block.attributes)):
+        return False
+    return all(0 <= ordinal < size and allocations[ordinal] is None for ordinal in block.unallocated)
+
+
 def defects(block: AllocationBlock) -> list[str]:
     """What breaks the invariants of a block, in words; [] for a sound one."""
     found = []

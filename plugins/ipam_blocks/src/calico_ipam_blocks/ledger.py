@@ -43,18 +43,12 @@ def contended(what: str) -> Contended:
 def block_in(record: Record) -> AllocationBlock:
     """The block of a record. Raises IpamError for one that cannot be understood: nothing is assigned from it."""
     value = record.value
-    reason = "it does not decode"
     if isinstance(value, AllocationBlock):
-        wrong = blocks.defects(value)
-        if not wrong:
+        if blocks.is_usable(value):
             return value
-        # Attributes that nobody uses, or a queue that lost an entry, do no harm; what follows them would.
-        harmless = len(value.allocations) == blocks.span_of(value.cidr).size and all(
-            index is None or 0 <= index < len(value.attributes) for index in value.allocations
-        )
-        if harmless and not any("at once" in defect or "outside" in defect or "twice" in defect for defect in wrong):
-            return value
-        reason = "; ".join(wrong)
+        reason = "; ".join(blocks.defects(value))
+    else:
+        reason = "it does not decode"
     raise IpamError(
         what=f"block {getattr(record.key, 'cidr', '?')} cannot be used: {reason}",
         kept="it is left as it is, and no address is assigned from it",
