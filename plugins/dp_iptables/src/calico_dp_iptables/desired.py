@@ -75,7 +75,8 @@ class Family:
     # ── rendering ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _deny(self) -> r.Target:
-        return r.Reject() if self.state.options.deny == "reject" and self.drop == r.DROP else self.drop
+        rejects = self.state.options.deny == "reject" and self.drop == r.DROP
+        return r.Reject() if rejects and "target REJECT" not in self.lacking else self.drop
 
     def _renderer(self, *, early: bool) -> Renderer:
         """``early``: raw or mangle, where a packet can only be dropped."""
@@ -181,7 +182,7 @@ class Family:
                 self._run_users[name] += 1
         for name, content in made.items():
             if content:
-                self.tables["filter"].set_chain(name, content)
+                self.tables["filter"].set_chain(name, self._able(content))
         self._release_chains(old - made.keys())
 
     def _release_list(self, listed: PolicyList) -> None:
@@ -217,11 +218,26 @@ class Family:
         }
         self._put("workload dispatch", "filter", made)
         spoofing.sort(key=lambda item: item.text())
-        self._put("spoofing", "raw", {static.RPF_SKIP: spoofing})
+        self._put("spoofing", "raw", {static.RPF_SKIP: spoofing, static.SOURCE_CHECK: self._source_check()})
         self._put("floating", "nat", self._floating())
         for listed in self._left:  # not before the dispatch leads elsewhere: chains they share stay untouched
             self._release_list(listed)
         self._left.clear()
+
+    def _source_check(self) -> list[Rule]:
+        """For a host without the reverse path match: each workload's own addresses, by interface."""
+        if "match rpfilter" not in self.lacking:
+            return []
+        own = [
+            rule(r.Interface(True, workload.interface), r.Net(True, address), r.RETURN)
+            for workload in sorted(self.state.workloads.values(), key=lambda item: item.id)
+            if workload.active and names.is_usable_interface(workload.interface)
+            for address in workload.addresses
+            if (6 if ":" in address else 4) == self.version
+        ]
+        if self.version == 6:
+            own.append(rule(r.Net(True, "fe80::/10"), r.RETURN))
+        return [*own, rule(self.drop, note="Forged source address")]
 
     def _floating(self) -> Chains:
         dnat: list[Rule] = []
@@ -247,6 +263,7 @@ class Family:
             deny=self._deny(),
             drop=self.drop,
             random_fully=random_fully,
+            reverse_path="match rpfilter" not in self.lacking,
             check_source=not options.any_source,
         ).tables()
         for name, content in made.items():
@@ -289,7 +306,7 @@ class Family:
                 if interface != "*" and not names.is_usable_interface(interface):
                     continue
                 listed: PolicyList = getattr(endpoint, field)
-                if kind in ("untracked", "pre_dnat") and not _has_policies(listed):
+                if kind in ("untracked", "pre_dnat") and not _has_policies(listed, inbound=inbound):
                     continue
                 chain = names.host_chain(prefix, interface)
                 failsafe = kind != "forward"
@@ -321,10 +338,16 @@ class Family:
         old = self._owned.get(key, set())
         new = {(table, name) for name in made}
         for name, content in made.items():
-            self.tables[table].set_chain(name, content)
+            self.tables[table].set_chain(name, self._able(content))
         for where, name in old - new:
             self.tables[where].remove_chain(name)
         self._owned[key] = new
+
+    def _able(self, rules: Sequence[Rule]) -> Sequence[Rule]:
+        """Without the rules that this host cannot express; those of policies have been made to deny before."""
+        if not self.lacking:
+            return rules
+        return [item for item in rules if self.lacking.isdisjoint(item.features())]
 
     def _drop_owned(self, owner: str) -> None:
         for table in TABLES:
@@ -332,5 +355,5 @@ class Family:
                 self.tables[where].remove_chain(name)
 
 
-def _has_policies(listed: PolicyList) -> bool:
-    return any(tier.ingress or tier.egress for tier in listed.tiers)
+def _has_policies(listed: PolicyList, *, inbound: bool) -> bool:
+    return any(tier.ingress if inbound else tier.egress for tier in listed.tiers)

@@ -103,10 +103,7 @@ class EndpointChains:
         if kind == "forward" and not any(tier.ingress if inbound else tier.egress for tier in policies.tiers):
             top.append(rule(r.SetMark(self.options.marks.accept, self.options.marks.accept)))
             return {name: top}
-        top += self._tiers(policies, inbound=inbound, made=made, enforcing=kind in ("normal", "forward"))
-        if kind == "untracked":
-            accepted = r.Mark(self.options.marks.accept, self.options.marks.accept)
-            top.append(rule(accepted, r.NoTrack()))
+        top += self._tiers(policies, inbound=inbound, made=made, kind=kind)
         if kind == "normal":
             top += self._profiles(policies, inbound=inbound)
         made[name] = top
@@ -128,7 +125,7 @@ class EndpointChains:
     def _clear(self) -> Rule:
         return rule(r.SetMark(0, self.options.marks.verdict))
 
-    def _tiers(self, policies: PolicyList, *, inbound: bool, made: Chains, enforcing: bool = True) -> Iterator[Rule]:
+    def _tiers(self, policies: PolicyList, *, inbound: bool, made: Chains, kind: str = "normal") -> Iterator[Rule]:
         marks = self.options.marks
         undecided, accepted = r.Mark(0, marks.verdict), r.Mark(marks.accept, marks.accept)
         for position, tier in enumerate(policies.tiers):
@@ -139,8 +136,10 @@ class EndpointChains:
                 yield rule(r.SetMark(0, marks.passed), note=f"Start of tier {tier.name}"[:200])
             for chain in self._steps(listed, inbound=inbound, made=made):
                 yield rule(undecided, r.Jump(chain))
+            if kind == "untracked":
+                yield rule(accepted, r.NoTrack())
             yield rule(accepted, r.RETURN, note="Return if policy accepted")
-            if enforcing and tier.default_action == "Deny":
+            if kind in ("normal", "forward") and tier.default_action == "Deny":
                 yield rule(r.Mark(0, marks.passed), self.deny, note="Drop if no policies passed packet")
 
     def _steps(self, listed: Sequence[PolicyId], *, inbound: bool, made: Chains) -> Iterator[str]:

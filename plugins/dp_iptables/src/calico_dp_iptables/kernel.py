@@ -16,6 +16,7 @@ import attrs
 from calico_dp_iptables import backend as xtables
 from calico_dp_iptables import ipsets
 from calico_dp_iptables.backend import Iptables
+from calico_dp_iptables.contain import effect_of, missing_features, refused_rules
 from calico_dp_iptables.desired import TABLES, Family, State
 from calico_dp_iptables.ipsets import IpSets
 from calico_dp_iptables.links import Links
@@ -30,6 +31,8 @@ from calico_kernel.reconcile.resync import ResyncTimer, SettlingCheck
 
 LINE_BYTES = 1000
 """What one rule takes in an nft transaction at most, where the kernel limits the size of one."""
+
+MOST_LACKS = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -120,11 +123,27 @@ class Kernel:
             )
         return Outcome(
             failures=failures,
-            lacks=tuple(self._lacks.values()),
+            lacks=(*self._lacks.values(), *self._denied()),
             blocked=blocked,
             next_check_s=self._schedule(state, now, changes),
             changes=changes,
         )
+
+    def _denied(self) -> Iterable[Lack]:
+        """Rules that deny because this host cannot have them, at most so many that people still read them."""
+        said: list[Lack] = []
+        for version in self.tables:
+            owner = self._families[version]
+            said += [
+                Lack(capability=text, effect=f"it denies (IPv{version})")
+                for texts in owner.lacks.values()
+                for text in texts
+            ]
+            for table in owner.tables.values():
+                said += [Lack(capability=f"rule {item.text()}", effect="it denies") for item in table.refused()]
+        more = len(said) - MOST_LACKS
+        rest = [Lack(capability=f"{more} more rules", effect="they deny")] if more > 0 else []
+        return [*said[:MOST_LACKS], *rest]
 
     def _tables_in_use(self) -> Iterable[tuple[int, str]]:
         for version in self.tables:
@@ -315,10 +334,38 @@ class Kernel:
             try:
                 written += self._write_table(family, table)
             except ProgramFailed as exc:
-                self._read.discard(version)
-                blocked = blocked or name in ("raw", "filter")
-                failures.append(Failure(subject=f"{program} table {name}", reason=exc.reason))
+                try:
+                    written += self._contain(version, name, exc)
+                except ProgramFailed as again:
+                    self._read.discard(version)
+                    blocked = blocked or name in ("raw", "filter")
+                    failures.append(Failure(subject=f"{program} table {name}", reason=again.reason))
         return blocked, written
+
+    def _contain(self, version: int, name: str, refusal: ProgramFailed) -> int:
+        """Write the table without what the host cannot do or will not take; that denies. Raises ProgramFailed."""
+        owner, family = self._families[version], self.tables[version]
+        table = owner.tables[name]
+        if refusal.unknown:
+            raise refusal
+        missing = missing_features(family, name, table.dirty_rules()) - owner.lacking
+        if missing:
+            for feature in sorted(missing):
+                self._log.warning("this host has no %s for IPv%d: %s", feature, version, effect_of(feature))
+                self._lacks[f"{feature} {version}"] = Lack(
+                    capability=f"{feature} (IPv{version})", effect=effect_of(feature)
+                )
+            owner.lacking |= missing
+            owner.render_all()
+            try:
+                return self._write_table(family, table)
+            except ProgramFailed as exc:
+                refusal = exc
+        refused = refused_rules(family, name, table.dirty_rules())
+        if not refused:
+            raise refusal
+        table.refuse(refused)
+        return self._write_table(family, table)
 
     def _write_table(self, family: Iptables, table: Table) -> int:
         written = 0

@@ -22,8 +22,7 @@ from calico_kernel.model.nodestate import Match, ParsedRule, PolicyId, PortRange
 
 ACCEPT_CHAIN = "cali-set-accept"
 PASS_CHAIN = "cali-set-pass"
-_WITH_PORTS = (6, 17, 132, 136, 33)
-_DEFAULT_PORT_PROTOCOLS = (6, 17, 132)
+_WITH_PORTS = (6, 17, 132, 136)
 _ICMP = {4: 1, 6: 58}
 
 
@@ -125,8 +124,8 @@ class Renderer:
         if side.nets and not nets:
             return False
         excluded = self._nets(side.not_nets)
-        if any(net.prefixlen == 0 for net in excluded):
-            return False
+        if (side.not_nets and not excluded) or any(net.prefixlen == 0 for net in excluded):
+            return False  # a list about the other family only, or about everything
         if any(net.prefixlen == 0 for net in nets):
             nets = []  # every address of the family
         one_net_taken = False
@@ -186,7 +185,7 @@ class Renderer:
             used += slots
         if protocol is not None:
             return [(r.Ports(source, tuple(run)),) for run in runs]
-        return [(r.Protocol(p), r.Ports(source, tuple(run))) for p in _DEFAULT_PORT_PROTOCOLS for run in runs]
+        return [(r.Protocol(p), r.Ports(source, tuple(run))) for p in _WITH_PORTS for run in runs]
 
     def _nets(self, listed: Iterable[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         nets = [ipaddress.ip_network(net, strict=False) for net in listed]

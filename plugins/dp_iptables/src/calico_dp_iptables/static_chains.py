@@ -26,6 +26,7 @@ FROM_HOST_FORWARD = "cali-from-hep-forward"
 TO_HOST_FORWARD = "cali-to-hep-forward"
 WORKLOAD_TO_HOST = "cali-wl-to-host"
 RPF_SKIP = "cali-rpf-skip"
+SOURCE_CHECK = "cali-source-check"
 NAT_OUTGOING = "cali-nat-outgoing"
 FLOATING_DNAT = "cali-fip-dnat"
 FLOATING_SNAT = "cali-fip-snat"
@@ -77,6 +78,7 @@ class StaticChains:
     drop: r.Target = r.DROP
     random_fully: bool = True
     check_source: bool = True
+    reverse_path: bool = True
 
     def tables(self) -> dict[str, TableContent]:
         needs = self.needs
@@ -210,7 +212,10 @@ class StaticChains:
             incoming += self._from_workloads(r.SetMark(marks.scratch0, marks.scratch0))
         if self.check_source:
             incoming.append(rule(from_workload, r.Jump(RPF_SKIP)))
-            incoming.append(rule(from_workload, r.ReversePathFails(), self.drop))
+            if self.reverse_path:
+                incoming.append(rule(from_workload, r.ReversePathFails(), self.drop))
+            else:
+                incoming.append(rule(from_workload, r.Jump(SOURCE_CHECK)))
         if untracked:
             incoming.append(rule(r.Mark(0, marks.scratch0), r.Jump(FROM_HOST_ENDPOINT)))
             incoming.append(rule(self._accepted(), r.ACCEPT))

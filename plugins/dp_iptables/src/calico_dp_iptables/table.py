@@ -23,6 +23,7 @@ from calico_dp_iptables.static_chains import Hook
 
 _IDENTITY = re.compile(r'--comment "?cali:([A-Za-z0-9_-]{16})"?')
 _OUR_JUMP = re.compile(r" -[jg] cali-")
+_REFUSED = rule(r.DROP, note="Denied: this host refuses the rule")
 _MISSING = (rule(r.DROP, note="Drop: the chain's content is not known"),)
 
 
@@ -97,6 +98,7 @@ class Table:
         self._desired: dict[str, tuple[Rule, ...]] = {}
         self._hooks: dict[str, Hook] = {}
         self._references: Counter[str] = Counter()
+        self._refused: frozenset[Rule] = frozenset()
         self._dirty: set[str] = set()
         self._hooks_dirty: set[str] = set()
         self._observed: dict[str, tuple[str, ...]] = {}
@@ -135,6 +137,25 @@ class Table:
 
     def chain_names(self) -> Collection[str]:
         return self._desired.keys()
+
+    def refuse(self, rules: Iterable[Rule]) -> None:
+        """The host does not take these; in their place everything is denied."""
+        self._refused |= frozenset(rules)
+        self._dirty |= {name for name, own in self._desired.items() if not self._refused.isdisjoint(own)}
+
+    def refused(self) -> list[Rule]:
+        """Rules that are wanted and refused."""
+        if not self._refused:
+            return []
+        return sorted(
+            {item for own in self._desired.values() for item in own if item in self._refused},
+            key=lambda item: item.text(),
+        )
+
+    def dirty_rules(self) -> list[Rule]:
+        """Rules of the chains that are to be written."""
+        live = [name for name in sorted(self._dirty) if self._references[name]]
+        return [item for name in live for item in self._writable(self._desired.get(name, ()))]
 
     def in_use(self) -> bool:
         """Is anything of ours in the kernel's table?"""
@@ -218,7 +239,7 @@ class Table:
                 if old is not None:
                     removed.append(name)
                 continue
-            new = [rendered(name, item) for item in self._desired.get(name, _MISSING)]
+            new = [rendered(name, item) for item in self._writable(self._desired.get(name, _MISSING))]
             identities = tuple(item.identity for item in new)
             if old is None:
                 fresh.append(_Change(name, (f":{name} - -", *(f"-A {name} {item.text}" for item in new)), identities))
@@ -245,6 +266,11 @@ class Table:
             )
         )
         return transactions
+
+    def _writable(self, rules: Sequence[Rule]) -> Sequence[Rule]:
+        if not self._refused:
+            return rules
+        return [_REFUSED if item in self._refused else item for item in rules]
 
     def _cut(self, fresh: list[_Change], live: list[_Change], others: int, limit: int) -> list[list[_Change]]:
         if sum(len(change.lines) for change in (*fresh, *live)) + others <= limit:
