@@ -132,6 +132,9 @@ def invocation(environment: Mapping[str, str], document: str) -> Invocation:
 def _document(text: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
+        json.dumps(
+            found, ensure_ascii=False
+        ).encode()  # half a surrogate pair decodes; nothing can hold it
     except (ValueError, RecursionError) as exc:
         raise CniError(errors.UNDECODABLE, "the network configuration is not JSON", str(exc)[:200]) from None
     if not isinstance(found, dict):
@@ -260,7 +263,7 @@ def _ipam(conf: Mapping[str, Any], command: str) -> IpamConf:
     kind = _get(conf, "ipam.type", str, "")
     if not kind and command in ("GC", "STATUS"):
         kind = "calico-ipam"
-    if not kind or "/" in kind or kind in (".", ".."):
+    if not _NAME.match(kind):
         raise _bad("ipam.type", f"{kind!r} is not the name of an IPAM plugin (calico-ipam, host-local...)")
     families = [4] if _flag(conf, "ipam.assign_ipv4", True) else []
     families += [6] if _flag(conf, "ipam.assign_ipv6", False) else []

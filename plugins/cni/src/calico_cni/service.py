@@ -150,9 +150,17 @@ def _variables(given: Any) -> dict[str, str]:
     if not isinstance(given, dict) or len(given) > MAX_ENVIRONMENT:
         raise CniError(errors.INVALID_ENVIRONMENT, "the request has no usable environment")
     for key, value in given.items():
-        if not isinstance(value, str) or "\0" in key + value:
+        if not isinstance(value, str) or not _sound(key + value):
             raise CniError(errors.INVALID_ENVIRONMENT, f"{key!r} in the environment is not text")
     return dict(given)
+
+
+def _sound(text: str) -> bool:
+    """Can it be passed to the kernel and to programs?"""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
 
 
 @contextlib.contextmanager

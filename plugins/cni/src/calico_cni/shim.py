@@ -32,7 +32,12 @@ def parse(text: str) -> object:
     """A JSON document, or None."""
     try:
         return make_scanner(Context)(text, 0)[0]  # type: ignore[arg-type]  # anything with these attributes will do
-    except (StopIteration, ValueError, RecursionError):
+    except (
+        StopIteration,
+        ValueError,
+        RecursionError,
+        SystemError,
+    ):  # the last: it misses ``json`` to say what is wrong
         return None
 
 
