@@ -136,6 +136,8 @@ def _find(choice: PluginChoice) -> tuple[Any, str]:
         on_missing_entrypoints_callback=None,
     )
     targets = [entry.value for entry in found.list_entry_points() if entry.name == choice.word]
+    if not targets and _installed_since(group, choice.word):
+        return _find(choice)
     if not targets:
         raise _Absent(_not_installed(choice, [entry.name for entry in found.list_entry_points()]))
     if len(targets) > 1:
@@ -150,6 +152,18 @@ def _find(choice: PluginChoice) -> tuple[Any, str]:
             todo=f"install what it needs, e.g. {_pip_line(choice)}",
         ) from exc
     return found.extensions[0].plugin, targets[0]
+
+
+def _installed_since(group: str, word: str) -> bool:
+    """Whether a plugin is there that stevedore's cache on disk does not know yet; makes stevedore look again. The cache
+    takes two installations within the same two minutes for one (it keeps file times as 32-bit floats)."""
+    from importlib.metadata import entry_points
+
+    fresh = list(entry_points(group=group))
+    if not any(entry.name == word for entry in fresh):
+        return False
+    NamedExtensionManager.ENTRY_POINT_CACHE[group] = fresh
+    return True
 
 
 def _pip_line(choice: PluginChoice) -> str:

@@ -32,7 +32,7 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(name: str, args: argparse.Namespace, session: Session) -> int:
-    from calico_kernel.cli.write import Refused, check_version
+    from calico_kernel.cli.common import Refused, check_version
     from calico_kernel.model.kinds import lookup
 
     info = lookup(args.kind)
@@ -48,9 +48,9 @@ def run(name: str, args: argparse.Namespace, session: Session) -> int:
 
 
 def _patch(kind: str, namespace: str, args: argparse.Namespace, session: Session) -> int:
+    from calico_kernel.cli.common import Refused
     from calico_kernel.cli.documents import plain, strict
     from calico_kernel.cli.files import documents
-    from calico_kernel.cli.write import Refused
     from calico_kernel.client import rules
 
     try:
@@ -104,7 +104,7 @@ def _without_directives(value: Any) -> Any:
 
 
 def _label(kind: str, namespace: str, args: argparse.Namespace, session: Session) -> int:
-    from calico_kernel.cli.write import Refused
+    from calico_kernel.cli.common import Refused
 
     key, equals, value = args.label.partition("=")
     if not args.remove and not equals:

@@ -47,8 +47,8 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(_name: str, args: argparse.Namespace, session: Session) -> int:
+    from calico_kernel.cli.common import Refused
     from calico_kernel.cli.output import json_text
-    from calico_kernel.cli.write import Refused
     from calico_kernel.policy import explain
     from calico_kernel.policy.cluster import Cluster
 
@@ -92,9 +92,9 @@ def _stored(session: Session) -> Iterator[Any]:
 
 
 def _offline(args: argparse.Namespace) -> Iterator[Any]:
+    from calico_kernel.cli.common import Refused, placed
     from calico_kernel.cli.documents import resource_from
     from calico_kernel.cli.files import FileError, read
-    from calico_kernel.cli.write import Refused, placed
     from calico_kernel.client import rules
     from calico_kernel.client.setup import TIERS
     from calico_kernel.model.meta import ObjectMeta

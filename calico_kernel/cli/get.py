@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calico_kernel.cli.session import described
 from calico_kernel.errors import CalicoError, NotFound
@@ -23,8 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_AS_NUMBER = "64512"
 
 
-@attrs.frozen
-class Result:
+class Result(NamedTuple):
     """One resource, or everything of a kind (``listed``, with the revision of the list)."""
 
     kind: str
@@ -34,7 +31,7 @@ class Result:
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    from calico_kernel.cli.write import add_file_options
+    from calico_kernel.cli.common import add_file_options
 
     parser.add_argument("kind", nargs="?", metavar="KIND", help="a kind, e.g. networkpolicy, np, nodes")
     parser.add_argument("names", nargs="*", metavar="NAME", help="names; none means all of the kind")
@@ -47,7 +44,7 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(_name: str, args: argparse.Namespace, session: Session) -> int:
-    from calico_kernel.cli.write import Refused, check_version
+    from calico_kernel.cli.common import Refused, check_version
 
     write = writer(args.output, show_namespace=args.all_namespaces or bool(args.namespace))
     if write is None:
@@ -62,7 +59,7 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
         except CalicoError as exc:
             errors.append(described(exc).rstrip("\n"))
     if args.export and any(name for _, name, _ in wanted):
-        results = [attrs.evolve(one, items=[_exported(item) for item in one.items]) for one in results]
+        results = [one._replace(items=[_exported(item) for item in one.items]) for one in results]
     try:
         write(results, session)
     except KeyError as exc:
@@ -74,10 +71,12 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
 
 def _wanted(args: argparse.Namespace) -> list[tuple[str, str, str]]:
     """(kind, name or "", namespace or "" for all)."""
-    from calico_kernel.cli.write import Refused, gather, placed
+    from calico_kernel.cli.common import Refused, placed
     from calico_kernel.model.kinds import KINDS, lookup
 
     if args.filename is not None:
+        from calico_kernel.cli.write import gather
+
         resources = [placed(one.resource, args.namespace) for one in gather(args)]
         return [(one.kind, one.metadata.name, one.metadata.namespace) for one in resources]
     if not args.kind:

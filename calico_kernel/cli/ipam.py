@@ -216,7 +216,7 @@ def _check(args: argparse.Namespace, session: Session) -> int:
 
 
 def _release(args: argparse.Namespace, session: Session) -> int:
-    from calico_kernel.cli.write import Refused
+    from calico_kernel.cli.common import Refused
     from calico_kernel.model.ipam import ReleaseRequest
 
     if bool(args.ip) == bool(args.from_report):
@@ -236,8 +236,8 @@ def _release(args: argparse.Namespace, session: Session) -> int:
 
 def _release_from_reports(args: argparse.Namespace, session: Session) -> int:
     """Collect what every report calls lost and what a new check still finds."""
+    from calico_kernel.cli.common import Refused
     from calico_kernel.cli.datastore import is_locked
-    from calico_kernel.cli.write import Refused
 
     if not args.force and not is_locked(session):
         raise Refused(
@@ -269,7 +269,7 @@ def _release_from_reports(args: argparse.Namespace, session: Session) -> int:
 
 
 def _configure(args: argparse.Namespace, session: Session) -> int:
-    from calico_kernel.cli.write import Refused
+    from calico_kernel.cli.common import Refused
 
     changes: dict[str, Any] = {}
     said = []
@@ -298,8 +298,8 @@ def _configure(args: argparse.Namespace, session: Session) -> int:
 
 def _split(args: argparse.Namespace, session: Session) -> int:
     """The pool is disabled, its parts are made, then it goes: addresses in use stay assigned throughout."""
+    from calico_kernel.cli.common import Refused
     from calico_kernel.cli.datastore import is_locked
-    from calico_kernel.cli.write import Refused
 
     if args.number < 2 or args.number & (args.number - 1):
         raise Refused(f"the number of parts must be a power of two greater than 1, not {args.number}")
@@ -337,7 +337,7 @@ def _same(cidr: str, pool: Any) -> bool:
 
 
 def _address(text: str) -> Any:
-    from calico_kernel.cli.write import Refused
+    from calico_kernel.cli.common import Refused
 
     try:
         return ipaddress.ip_address(text)

@@ -8,16 +8,13 @@ Out:   headings and cells, to ``calico_kernel.cli.output.columns``. Headings are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 Cell = Callable[[Any], str]
 LONGEST_LIST = 80
 
 
-@attrs.frozen
-class KindTable:
+class KindTable(NamedTuple):
     """``cells``: every heading that custom-columns may ask for. ``short``, ``wide``: what the two tables show."""
 
     cells: Mapping[str, Cell]

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from calico_kernel.cli.common import Refused, add_file_options, check_version, initialize, placed
 from calico_kernel.cli.documents import Read, resource_from
 from calico_kernel.cli.files import FileError, read
-from calico_kernel.cli.session import Failed, described
+from calico_kernel.cli.session import described
 from calico_kernel.errors import AlreadyExists, CalicoError, NotFound
 
 if TYPE_CHECKING:
@@ -40,13 +41,6 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
             "-s", "--skip-not-exists", action="store_true", help="pass over resources that do not exist"
         )
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text", help="how to report the result")
-
-
-def add_file_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("-f", "--filename", required=required, help="file, directory, or - for standard input")
-    parser.add_argument("-R", "--recursive", action="store_true", help="go into directories below")
-    parser.add_argument("--skip-empty", action="store_true", help="do not mind a file without resources")
-    parser.add_argument("-n", "--namespace", default="", help="namespace of resources that do not say theirs")
 
 
 def run(name: str, args: argparse.Namespace, session: Session) -> int:
@@ -107,67 +101,6 @@ def _named(args: argparse.Namespace) -> list[Read]:
     kind: Any = info.type
     metadata = [ObjectMeta(name=name, namespace=args.namespace) for name in args.names]
     return [Read(kind(metadata=one)) for one in metadata]
-
-
-class Refused(Failed):
-    """The arguments cannot be followed; says so."""
-
-    def __init__(self, said: str) -> None:
-        print(said, file=sys.stderr)
-        super().__init__(said)
-
-
-def initialize(session: Session) -> None:
-    """Prepare the datastore; a user who may not do that may still be allowed what was asked for."""
-    from calico_kernel.client import ensure_initialized
-
-    client = session.client
-    try:
-        ensure_initialized(client)
-    except CalicoError:
-        return
-
-
-def check_version(args: argparse.Namespace, session: Session) -> None:
-    """Refuse a datastore that another version set up, unless told not to mind."""
-    from calico_kernel import __version__
-
-    if args.allow_version_mismatch:
-        return
-    try:
-        stored = session.client.get("ClusterInformation", "default").spec.calico_version
-    except NotFound:
-        return
-    theirs, ours = (text.removeprefix("v").partition("-")[0] for text in (stored, __version__))
-    if theirs and theirs != ours:
-        raise Refused(
-            f"version mismatch.\nClient Version:   {__version__}\nCluster Version:  {stored}\n"
-            "Use --allow-version-mismatch to override."
-        )
-
-
-def placed(resource: Any, namespace: str) -> Any:
-    """The resource in its namespace: its own, else the one of ``-n``, else ``default``."""
-    import msgspec
-
-    from calico_kernel.model.kinds import KINDS
-
-    own = resource.metadata.namespace
-    if not KINDS[resource.kind].namespaced:
-        if own:
-            raise FileError(
-                "namespace should not be specified for a non-namespaced resource. "
-                f"{resource.kind} is not a namespaced resource"
-            )
-        if namespace:
-            raise FileError(f"{resource.kind} is not namespaced")
-        return resource
-    if own and namespace and own != namespace:
-        raise FileError(f"resource namespace does not match client namespace. {own} != {namespace}")
-    if own:
-        return resource
-    metadata = msgspec.structs.replace(resource.metadata, namespace=namespace or "default")
-    return msgspec.structs.replace(resource, metadata=metadata)
 
 
 def _one(name: str, one: Read, args: argparse.Namespace, session: Session) -> None:

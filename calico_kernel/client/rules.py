@@ -11,7 +11,6 @@ Out:   the resource with defaults and labels filled in, or an error that names t
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,12 +18,12 @@ import msgspec
 
 from calico_kernel.client.common import key_of, name_of, refusal
 from calico_kernel.errors import AlreadyExists, ValidationError
-from calico_kernel.hookspecs import Validator
 from calico_kernel.model.keys import BlockQuery, ResourceKey
 from calico_kernel.model.meta import ObjectMeta, Resource
 
 if TYPE_CHECKING:
     from calico_kernel.client.client import Client
+    from calico_kernel.hookspecs import Validator
 
 R = TypeVar("R", bound=Resource)
 
@@ -94,6 +93,8 @@ def check_new(client: Client, resource: Resource, *, overlap_allowed: bool) -> N
     """What only a look at the other resources can tell."""
     if resource.kind != "IPPool" or overlap_allowed:
         return
+    import ipaddress
+
     spec: Any = getattr(resource, "spec", None)
     network = ipaddress.ip_network(spec.cidr)
     problems = []
@@ -115,6 +116,8 @@ def check_changed(client: Client, resource: Resource) -> None:
     """A pool's prefix and block size are for life; a load balancer pool stays one."""
     if resource.kind != "IPPool":
         return
+    import ipaddress
+
     old: Any = client.get("IPPool", resource.metadata.name).spec
     new: Any = getattr(resource, "spec", None)
     problems = []
@@ -129,6 +132,8 @@ def check_changed(client: Client, resource: Resource) -> None:
 
 
 def _overlap(network: Any, other: str) -> bool:
+    import ipaddress
+
     try:
         found = ipaddress.ip_network(other, strict=False)
     except ValueError:

@@ -6,7 +6,6 @@ Out:   a tree of ``Located`` values, to ``calico_kernel.config.reading``.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -114,5 +113,7 @@ def _mapping(loader: Any, node: Any, file: str, above: tuple[int, ...]) -> dict[
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

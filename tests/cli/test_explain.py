@@ -1,0 +1,70 @@
+"""calicoctl explain: from the datastore and from manifests alone, the same verdict with its reasons."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+V3 = "apiVersion: projectcalico.org/v3\n"
+
+
+def endpoint(pod: str, app: str, address: str) -> str:
+    return (
+        V3 + f"kind: WorkloadEndpoint\nmetadata: {{namespace: shop, labels: {{app: {app}}}}}\n"
+        f"spec: {{orchestrator: k8s, node: n1, pod: {pod}, endpoint: eth0, interfaceName: cali{app}, "
+        f"ipNetworks: [{address}/32], profiles: [kns.shop]}}\n---\n"
+    )
+
+
+MANIFESTS = (
+    endpoint("web-1", "web", "10.65.0.10")
+    + endpoint("db-1", "db", "10.65.0.11")
+    + "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n"
+    + V3
+    + "kind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\n"
+    "spec: {selector: app == 'db', ingress: [{action: Allow, protocol: TCP, source: {selector: app == 'web'}, "
+    "destination: {ports: [5432]}}]}\n"
+)
+
+
+@pytest.fixture
+def where(ctl: Any, request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """Arguments that say where the resources are: stored, or only in a directory."""
+    if request.param == "stored":
+        assert ctl("apply", "-f", "-", text=MANIFESTS).status == 0
+        return []
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "all.yaml").write_text(MANIFESTS)
+    return ["-f", f"{tmp_path}/manifests"]
+
+
+@pytest.mark.parametrize("where", ["stored", "offline"], indirect=True)
+def test_explain_says_what_happens_and_which_rule_decided(ctl: Any, where: list[str]) -> None:
+    allowed = ctl("explain", "shop/web-1", "shop/db-1", "--port", "5432", *where)
+    assert allowed.status == 0 and "ALLOWED" in allowed.out and "NetworkPolicy(shop/db)" in allowed.out
+    denied = ctl("explain", "shop/web-1", "10.65.0.11", "--port", "22", *where)
+    assert denied.status == 0 and "DENIED" in denied.out and "what would change it" in denied.out
+    data = json.loads(ctl("explain", "shop/db-1", "shop/web-1", "--protocol", "UDP", "-o", "json", *where).out)
+    assert data
+
+
+def test_offline_needs_no_datastore(ctl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "all.yaml").write_text(MANIFESTS)
+    monkeypatch.setenv("CALICO_CONFIG", "/nowhere.yaml")
+    assert ctl("explain", "shop/web-1", "shop/db-1", "-f", f"{tmp_path}/all.yaml").status == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("shop/none", "10.0.0.1"), "there is no workload, host endpoint or node 'shop/none'"),
+        (("10.0.0.1", "fd00::1"), "no addresses of one IP version"),
+        (("10.0.0.1", "10.0.0.2", "--protocol", "XTP"), "XTP"),
+    ],
+)
+def test_question_that_cannot_be_answered_says_why(ctl: Any, argv: tuple[str, ...], said: str) -> None:
+    ran = ctl("explain", *argv)
+    assert ran.status == 1 and said in ran.err
