@@ -319,7 +319,8 @@ class Ipam(abc.ABC):
         """[] for an unknown handle."""
 
     @abc.abstractmethod
-    def inspect(self, address: Address) -> AddressInfo: ...
+    def inspect(self, address: Address) -> AddressInfo:
+        """Who holds the address; ``handle`` None when nobody does."""
 
     @abc.abstractmethod
     def report(self) -> IpamReport:
