@@ -34,7 +34,7 @@ def problems(resource: Resource, *, selector_check: SelectorCheck | None = None)
     from calico_kernel.model.rules import kind_problems, name_problems
 
     found = name_problems(resource)
-    _struct(resource, "", found, selector_check)
+    struct_problems(resource, "", found, selector_check)
     found += kind_problems(resource)
     return list(dict.fromkeys(found))
 
@@ -48,7 +48,8 @@ def check(resource: Resource, *, selector_check: SelectorCheck | None = None) ->
         raise ValidationError(f"{resource.kind}({place})", found)
 
 
-def _struct(value: Struct, path: str, found: list[Problem], selector_check: SelectorCheck | None) -> None:
+def struct_problems(value: Struct, path: str, found: list[Problem], selector_check: SelectorCheck | None) -> None:
+    """Add to ``found`` what is wrong with single fields of ``value``."""
     for field in fields_of(type(value)).values():
         here = f"{path}.{field.name}" if path else field.name
         value_problems(getattr(value, field.attribute), field.plan, here, found, selector_check)
@@ -65,7 +66,7 @@ def value_problems(
     for must in plan.musts:
         _must(value, must, path, found, selector_check)
     if isinstance(value, Struct):
-        _struct(value, path, found, selector_check)
+        struct_problems(value, path, found, selector_check)
     elif isinstance(value, tuple) and plan.item is not None:
         for index, item in enumerate(value):
             value_problems(item, plan.item, f"{path}[{index}]", found, selector_check)
