@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from calico_kernel.calc.addresses import bare, members
+from calico_kernel.calc.config import Configuration
 from calico_kernel.calc.endpoints import LocalEndpoints, local_host_endpoint, local_workload
 from calico_kernel.calc.ipsets import IpSets
 from calico_kernel.calc.items import Items, NamedPort, Nets, Ports
@@ -30,6 +31,7 @@ from calico_kernel.calc.routes import Routes
 from calico_kernel.calc.services import Slice
 from calico_kernel.errors import CalicoError
 from calico_kernel.model.endpoints import EndpointPort, HostEndpoint, Node, WorkloadEndpoint, WorkloadEndpointPort
+from calico_kernel.model.felix import FelixConfiguration
 from calico_kernel.model.ipam import AllocationBlock
 from calico_kernel.model.keys import BlockKey, BlockQuery, Key, Query, ResourceKey, ResourceQuery
 from calico_kernel.model.network import GlobalNetworkSet, IPPool, NetworkSet
@@ -67,7 +69,7 @@ class Calculator:
 
     def __init__(self, node: str, environment: Mapping[str, str] = {}) -> None:
         self.node = node
-        self._environment = dict(environment)
+        self._configuration = Configuration(node, environment)
         self._items = Items()
         self._ip_sets = IpSets(self._items)
         self._policies = Policies(self._ip_sets)
@@ -95,6 +97,7 @@ class Calculator:
             "Node": self._node,
             "IPPool": self._pool,
             "KubernetesEndpointSlice": self._endpoint_slice,
+            "FelixConfiguration": self._felix_configuration,
         }
 
     # ── the interface ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,7 +183,9 @@ class Calculator:
         failed.update(
             (ResourceKey("Profile", "", name), f"denies: {why}") for name, why in list(self._profiles.failed.items())
         )
-        return {**self._problems, **failed}
+        unused = self._configuration.problems.items()
+        failed.update((ResourceKey("FelixConfiguration", "", name), why) for name, why in list(unused))
+        return {**failed, **self._problems}
 
     @property
     def stats(self) -> dict[str, float]:
@@ -207,13 +212,16 @@ class Calculator:
         self._endpoints.resolve(self._policies.resolve())
         self._profiles.resolve()
         self._routes.resolve()
-        needs = self._pools.needs(self._config)
+        config = self._configuration.resolve()
+        changed_config = config if config is not self._config and config != self._config else None
+        self._config = config
+        needs = self._pools.needs(config)
         changed_needs = needs if needs != self._needs else None
         self._needs = needs
         ip_sets, ip_set_members = self._ip_sets.take()
         return Delta(
             full=self._first,
-            config=None,
+            config=changed_config,
             needs=changed_needs,
             ip_sets=ip_sets,
             ip_set_members=ip_set_members,
@@ -313,12 +321,17 @@ class Calculator:
             self._policies.put(policy_id, value)
 
     def _node(self, key: ResourceKey, value: Node | None) -> None:
+        if key.name == self.node:
+            self._configuration.put_labels(value.metadata.labels if value is not None else None)
         if self._nodes.put(key.name, value.spec if value is not None else None):
             self._routes.put_node(key.name, self._nodes.infos.get(key.name))
 
     def _pool(self, key: ResourceKey, value: IPPool | None) -> None:
         for cidr in self._pools.put(key.name, value.spec if value is not None else None):
             self._routes.put_pool(cidr, self._pools.infos.get(cidr))
+
+    def _felix_configuration(self, key: ResourceKey, value: FelixConfiguration | None) -> None:
+        self._configuration.put(key.name, value)
 
     def _block(self, key: BlockKey, value: AllocationBlock | None) -> None:
         self._routes.put_block(key.cidr, value)

@@ -5,14 +5,12 @@ In:   pools as stored.   Out: ``ActivePool`` values, ``EncapsulationNeeds``; ``P
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
 from calico_kernel.calc.addresses import network
 from calico_kernel.calc.outbox import Outbox
 from calico_kernel.model.network import IPPoolSpec
-from calico_kernel.model.nodestate import ActivePool, Encapsulation, EncapsulationNeeds
+from calico_kernel.model.nodestate import ActivePool, Encapsulation, EncapsulationNeeds, ResolvedConfig
 
 
 @attrs.frozen(kw_only=True, slots=True)
@@ -79,7 +77,7 @@ class Pools:
         )
         self.out.set(cidr, None if balancers_only else pool)
 
-    def needs(self, config: Any) -> EncapsulationNeeds:
+    def needs(self, config: ResolvedConfig) -> EncapsulationNeeds:
         """What the pools ask for; ``ipip_enabled`` and ``vxlan_enabled`` of the configuration overrule them."""
         ipip = vxlan_ipv4 = vxlan_ipv6 = none = False
         for cidr, names in self._names.items():
@@ -89,7 +87,8 @@ class Pools:
             vxlan_ipv4 |= with_vxlan and ":" not in cidr
             vxlan_ipv6 |= with_vxlan and ":" in cidr
             none |= not with_ipip and not with_vxlan
-        forced_ipip, forced_vxlan = getattr(config, "ipip_enabled", None), getattr(config, "vxlan_enabled", None)
+        forced_ipip: bool | None = config.ipip_enabled
+        forced_vxlan: bool | None = config.vxlan_enabled
         return EncapsulationNeeds(
             ipip=ipip if forced_ipip is None else forced_ipip,
             vxlan_ipv4=vxlan_ipv4 if forced_vxlan is None else forced_vxlan,
