@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
+from msgspec.structs import replace
 
 from calico_kernel.model import formats
 from calico_kernel.model.durations import parse_duration, seconds
@@ -96,7 +97,7 @@ def _usable(field: Field, value: Any) -> Any:
     value_problems(value, field.plan, field.name, found)
     extra = EXTRA_CHECKS.get(field.attribute)
     if extra is not None:
-        value_problems(value, attrs.evolve(field.plan, musts=(extra,)), field.name, found)
+        value_problems(value, replace(field.plan, musts=(extra,)), field.name, found)
     if found:
         raise ValueError("; ".join(reason for _, reason in found))
     if field.attribute in ("iptables_mark_mask", "nftables_mark_mask") and int(value).bit_count() < 2:

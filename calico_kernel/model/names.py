@@ -134,6 +134,18 @@ def hostname_hash(node: str) -> str:
     return base64.b32encode(hashlib.sha3_256(node.encode()).digest()).rstrip(b"=").decode()
 
 
+def derived_uid(uid: str) -> str:
+    """UID of a resource that stands for another object: the bits of each byte reversed, but for the two bytes that say
+    which sort of UUID it is. Its own inverse. Raises ValueError for what is no UUID."""
+    import uuid
+
+    raw = bytearray(uuid.UUID(uid).bytes)
+    for index, byte in enumerate(raw):
+        if index not in (6, 8):
+            raw[index] = int(f"{byte:08b}"[::-1], 2)
+    return str(uuid.UUID(bytes=bytes(raw)))
+
+
 def cni_handle(network: str, container_id: str) -> str:
     """IPAM handle of a container's addresses."""
     return f"{network}.{container_id}"

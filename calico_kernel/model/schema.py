@@ -9,14 +9,13 @@ import types
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import attrs
 from msgspec import Struct
+from msgspec.structs import replace
 
 from calico_kernel.model.types import Must
 
 
-@attrs.frozen(kw_only=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """One value. ``scalars``: the Python types it may have. ``words``: the only texts allowed (a Literal).
     ``item``: of a list or map. ``struct``: its fields are ``fields_of(struct)``."""
 
@@ -28,8 +27,7 @@ class Plan:
     musts: tuple[Must, ...] = ()
 
 
-@attrs.frozen(slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """``name`` as written in documents, ``attribute`` in Python."""
 
     name: str
@@ -53,7 +51,7 @@ def _plan(hint: Any) -> Plan:
         inner, *extras = get_args(hint)
         musts = tuple(extra for extra in extras if isinstance(extra, Must))
         plan = _plan(inner)
-        return attrs.evolve(plan, musts=(*plan.musts, *musts))
+        return replace(plan, musts=(*plan.musts, *musts))
     if origin in (Union, types.UnionType):
         return _merged([_plan(part) for part in get_args(hint) if part is not type(None)])
     if origin is Literal:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from calico_kernel.model.policy import EntityRule, NetworkPolicy, Profile, Rule,
 from calico_kernel.model.services import KubernetesEndpointSlice, KubernetesService
 from calico_kernel.selector import parse
 
+REAL = json.loads((Path(__file__).parent / "data" / "kubernetes.json").read_text())
+"""Objects as a real API server returned them."""
 K8S = "projectcalico.org/orchestrator == 'k8s'"
 
 
@@ -313,3 +317,65 @@ def test_other_kubernetes_kinds_are_not_supported() -> None:
     assert not kubernetes.supported(document)
     with pytest.raises(ValidationError, match="cannot convert Deployment"):
         kubernetes.convert(document)
+
+
+def test_real_pod_becomes_the_endpoint_that_calico_showed() -> None:
+    made = kubernetes.convert(REAL["Pod"]).resource
+    shown = {
+        "kind": "WorkloadEndpoint",
+        "apiVersion": "projectcalico.org/v3",
+        "metadata": {
+            "name": "rack1--host1-k8s-web--1-eth0",
+            "namespace": "shop",
+            "uid": "0d6c01bd-24ab-42e9-9fe2-6f59816afcd0",
+            "creationTimestamp": "2026-11-21T08:41:14Z",
+            "labels": {
+                "app": "web",
+                "projectcalico.org/namespace": "shop",
+                "projectcalico.org/orchestrator": "k8s",
+                "projectcalico.org/serviceaccount": "web",
+            },
+        },
+        "spec": {
+            "orchestrator": "k8s",
+            "node": "rack1-host1",
+            "containerID": "f00dfeedcafe0001",
+            "pod": "web-1",
+            "endpoint": "eth0",
+            "serviceAccountName": "web",
+            "ipNetworks": ["10.65.37.192/32", "fd65::9769:4590:9c40:2622:25c0/128"],
+            "profiles": ["kns.shop", "ksa.shop.web"],
+            "interfaceName": "cali751425ce827",
+            "ports": [{"name": "http", "protocol": "TCP", "port": 8080, "hostPort": 0, "hostIP": ""}],
+        },
+    }
+    assert documents.to_builtins(made) == shown
+
+
+def test_real_namespace_and_service_account_become_the_profiles_that_calico_showed() -> None:
+    namespace, account = (kubernetes.convert(REAL[kind]).resource for kind in ("Namespace", "ServiceAccount"))
+    assert isinstance(namespace, Profile) and isinstance(account, Profile)
+    assert namespace.spec.labels_to_apply == {
+        "pcns.kubernetes.io/metadata.name": "shop",
+        "pcns.projectcalico.org/name": "shop",
+        "pcns.team": "blue",
+    }
+    assert account.spec.labels_to_apply == {"pcsa.projectcalico.org/name": "web", "pcsa.stage": "prod-eu"}
+
+
+def test_real_network_policy_is_converted_whole() -> None:
+    made = kubernetes.convert(REAL["NetworkPolicy"])
+    assert list(made.problems) == [] and isinstance(made.resource, NetworkPolicy)
+    spec = made.resource.spec
+    assert spec.selector == f"{K8S} && app == 'api' && rev not in {{ 'old', 'older' }}"
+    # one rule for each protocol (by name) and peer
+    assert [(rule.protocol, rule.destination.ports) for rule in spec.ingress] == [
+        *[("SCTP", (9,))] * 3,
+        *[("TCP", ("http", "8000:8100"))] * 3,
+    ]
+    assert [rule.source.selector or rule.source.nets for rule in spec.ingress[:3]] == [
+        f"{K8S} && app == 'web'",
+        f"{K8S} && has(role)",
+        ("203.0.113.0/24",),
+    ]
+    assert spec.egress[0].destination == EntityRule(selector=K8S, namespace_selector="all()", ports=(53,))
