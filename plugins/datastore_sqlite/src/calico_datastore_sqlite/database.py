@@ -13,6 +13,7 @@ revision of an earlier file, deleted or replaced, can ever be mistaken for one o
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -348,10 +349,15 @@ class Database:
         )
 
     def _gone(self, exc: OSError) -> DatastoreUnavailable:
+        todo = f"put {self.path} back; to begin with an empty datastore instead, restart what uses it"
+        if isinstance(exc, PermissionError):
+            todo = f"run as the user that {self.path} belongs to (uid {os.getuid()} may not use it)"
+        elif exc.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            todo = f"make room on, or make writable, the filesystem of {os.path.dirname(self.path)}"
         return DatastoreUnavailable(
             what=f"the database {self.path} cannot be opened ({exc.strerror})",
             kept="what was programmed from it",
-            todo=f"put {self.path} back; to begin with an empty datastore instead, restart what uses it",
+            todo=todo,
         )
 
 

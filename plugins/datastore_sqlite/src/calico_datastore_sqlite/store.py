@@ -7,10 +7,12 @@ Order: every write is one transaction and one revision; a transaction is seen wh
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from calico_datastore_sqlite.database import Database
 from calico_datastore_sqlite.notify import CommitNotifier
@@ -92,8 +94,8 @@ class SqliteDatastore(Datastore):
         return record_of(key, row[1], row[0])
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
-        rows: dict[str, tuple[int, bytes]] = {}
         prefixes = minimal_prefixes(keys.prefix(query) for query in queries)
+        rows: list[tuple[str, int, bytes]] = []
         with self._database.snapshot() as connection:
             compacted, newest = connection.execute(
                 "SELECT (SELECT value FROM meta WHERE name = 'compacted'), (SELECT max(revision) FROM versions)"
@@ -102,25 +104,18 @@ class SqliteDatastore(Datastore):
             if not compacted <= moment <= newest:
                 raise RevisionTooOld(
                     what=f"revision {revision} is not among those kept ({compacted} to {newest})",
-                    todo="list without it",
+                    todo="list without a revision",
                 )
-            for prefix in prefixes:
-                found = connection.execute(
+            for prefix in prefixes:  # sorted and disjoint, so what they give follows each other in order
+                rows += connection.execute(
                     "SELECT c.path, v.revision, v.value FROM current c JOIN versions v ON v.revision = c.revision"
-                    " WHERE c.path >= ? AND c.path < ?",
+                    " WHERE c.path >= ? AND c.path < ? ORDER BY c.path",
                     (prefix, prefix + _REPLACEMENT_END),
-                )
-                rows.update((path, (at, raw)) for path, at, raw in found)
+                ).fetchall()
             if moment < newest:
-                rewind(connection, rows, prefixes, moment)
-        wanted = tuple(queries)
-        records = []
-        for path in sorted(rows):
-            key = keys.parse(path)
-            if key is not None and any(keys.matches(query, key) for query in wanted):
-                at, raw = rows[path]
-                records.append(record_of(key, raw, at))
-        return Listing(records, str(moment))
+                rows = rewound(connection, rows, prefixes, moment)
+        with collector_resting(len(rows)):
+            return Listing(list(decoded(rows, tuple(queries))), str(moment))
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
         watch = SqliteWatch(self._database, self._notifier, queries, parse_revision(revision), record_of)
@@ -179,10 +174,11 @@ def required_revision(connection: sqlite3.Connection, key: Key, path: str, revis
     return there
 
 
-def rewind(
-    connection: sqlite3.Connection, rows: dict[str, tuple[int, bytes]], prefixes: Sequence[str], moment: int
-) -> None:
-    """Turn the present ``rows`` into those of ``moment``: the first later change of a path tells what it replaced."""
+def rewound(
+    connection: sqlite3.Connection, rows: Iterable[tuple[str, int, bytes]], prefixes: Sequence[str], moment: int
+) -> list[tuple[str, int, bytes]]:
+    """The present ``rows`` as they were at ``moment``: the first later change of a path tells what it replaced."""
+    then = {path: (path, at, raw) for path, at, raw in rows}
     seen = set()
     for path, previous in connection.execute(
         "SELECT path, previous FROM versions WHERE revision > ? ORDER BY revision", (moment,)
@@ -190,10 +186,36 @@ def rewind(
         if path in seen or not path.startswith(tuple(prefixes)):
             continue
         seen.add(path)
-        rows.pop(path, None)
+        then.pop(path, None)
         if previous is not None:
             (raw,) = connection.execute("SELECT value FROM versions WHERE revision = ?", (previous,)).fetchone()
-            rows[path] = (previous, raw)
+            then[path] = (path, previous, raw)
+    return [then[path] for path in sorted(then)]
+
+
+def decoded(rows: Iterable[tuple[str, int, bytes]], queries: Sequence[Query]) -> Iterator[Record]:
+    for path, at, raw in rows:
+        key = keys.parse(path)
+        if key is None:
+            continue
+        for query in queries:
+            if keys.matches(query, key):
+                yield record_of(key, raw, at)
+                break
+
+
+@contextlib.contextmanager
+def collector_resting(count: int) -> Iterator[None]:
+    """No cycle collection while many records are built, which all stay: it would look at each of them again and again,
+    for nearly half of the time."""
+    rest = count >= 5000 and gc.isenabled()
+    if rest:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if rest:
+            gc.enable()
 
 
 def compact_some(connection: sqlite3.Connection, keep_revisions: int, *, before_s: float | None) -> tuple[int, bool]:
