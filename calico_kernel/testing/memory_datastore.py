@@ -39,15 +39,11 @@ class Change:
 
 
 class MemoryDatastore(Datastore):
-    """``latency_s`` is added to every call; ``available`` False makes every call raise DatastoreUnavailable.
+    """``calls`` counts round trips, for tests of how many an operation takes."""
 
-    ``calls`` counts round trips, for tests of how many an operation takes.
-    """
-
-    def __init__(self, *, latency_s: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.available = True
         self.calls = 0
-        self.latency_s = latency_s
         self._current: dict[str, tuple[int, bytes]] = {}
         self._changes: list[Change] = []
         self._compacted = 0
@@ -136,8 +132,6 @@ class MemoryDatastore(Datastore):
 
     @contextlib.contextmanager
     def _call(self) -> Iterator[None]:
-        if self.latency_s:
-            time.sleep(self.latency_s)
         with self._changed:
             self.calls += 1
             self._check_available()

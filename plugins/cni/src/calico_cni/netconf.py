@@ -132,9 +132,7 @@ def invocation(environment: Mapping[str, str], document: str) -> Invocation:
 def _document(text: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
-        json.dumps(
-            found, ensure_ascii=False
-        ).encode()  # half a surrogate pair decodes; nothing can hold it
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair decodes; nothing can hold it
     except (ValueError, RecursionError) as exc:
         raise CniError(errors.UNDECODABLE, "the network configuration is not JSON", str(exc)[:200]) from None
     if not isinstance(found, dict):

@@ -197,22 +197,26 @@ class Database:
                 raise self._gone(exc) from exc
             try:
                 self._prepare(connection)
+                journal_fd = os.open(self.path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
             except sqlite3.Error as exc:
                 close_quietly(connection)
                 raise self.unavailable(exc, "nothing was changed") from exc
+            except OSError as exc:
+                close_quietly(connection)
+                raise self._gone(exc) from exc
             except BaseException:
                 close_quietly(connection)
                 raise
             if self._seen_before:
                 self._log.warning("the database %s was replaced; every watch must list again", self.path)
-            self._seen_before = True
             self._opened = Opened(
                 identity=(found.st_dev, found.st_ino),
                 pid=os.getpid(),
                 journal=self._journal(),
                 readers=[connection],
-                journal_fd=os.open(self.path + "-wal", os.O_RDONLY | os.O_CLOEXEC),
+                journal_fd=journal_fd,
             )
+            self._seen_before = True
             return self._opened
 
     def _journal(self) -> frozenset[tuple[str, int]]:

@@ -107,6 +107,11 @@ class Reservations:
             self._starts[version] = [start for start, _ in merged]
             self._ends[version] = [end for _, end in merged]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reservations) and (self._starts, self._ends) == (other._starts, other._ends)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def holds(self, version: int, address: int) -> bool:
         at = bisect.bisect_right(self._starts[version], address) - 1
         return at >= 0 and address <= self._ends[version][at]
@@ -185,6 +190,10 @@ class Inventory:
                 except NotFound:
                     self._node_labels[node] = None
             return self._node_labels[node]
+
+    def seen_by(self, node: str) -> tuple[object, ...]:
+        """All that decides what ``node`` may be given; compare for equality."""
+        return self.pools, self.config, self.reservations, self.node_labels(node)
 
     def pool_around(self, address: Address) -> Pool | None:
         return next((pool for pool in self.pools if pool.span.holds(address)), None)

@@ -109,9 +109,9 @@ class BlocksIpam(Ipam):
                 return self._assign(request)
             except IpamError:
                 # The watch of a remote datastore may lag behind: never refuse on old knowledge.
-                known = (self._inventory.pools, self._inventory.config)
+                known = self._inventory.seen_by(request.node)
                 self._inventory.refresh(anew=True)
-                if (self._inventory.pools, self._inventory.config) == known:
+                if self._inventory.seen_by(request.node) == known:
                     raise
                 return self._assign(request)
 
