@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,18 +73,7 @@ class Delegates:
 
     def _execute(self, program: str, variables: Mapping[str, str], stdin: str) -> Mapping[str, Any]:
         try:
-            done = subprocess.run(
-                [program],
-                input=stdin.encode(),
-                env=dict(variables),
-                capture_output=True,
-                timeout=self.timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CniError(
-                errors.TRY_AGAIN, f"try again later: {program} ran longer than {self.timeout_s:g} s"
-            ) from None
+            done = self._finished(program, variables, stdin)
         except OSError as exc:
             raise CniError(errors.DELEGATE, f"{program} cannot be run", str(exc)) from exc
         said = _object(done.stdout)
@@ -97,6 +87,20 @@ class Delegates:
             f"{program} failed with status {done.returncode}",
             done.stderr[-500:].decode(errors="replace").strip(),
         )
+
+    def _finished(self, program: str, variables: Mapping[str, str], stdin: str) -> subprocess.CompletedProcess[bytes]:
+        """Run it to its end, or to the end of its time together with all that it started."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [program], env=dict(variables), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        ) as process:
+            try:
+                out, err = process.communicate(stdin.encode(), timeout=self.timeout_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                said = f"try again later: {program} ran longer than {self.timeout_s:g} s"
+                raise CniError(errors.TRY_AGAIN, said) from None
+        return subprocess.CompletedProcess([program], process.returncode, out, err)
 
 
 def _object(output: bytes) -> Mapping[str, Any]:

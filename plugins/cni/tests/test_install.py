@@ -1,0 +1,84 @@
+"""``calico cni install`` and ``uninstall``: what is written, with which modes, and that the executable runs alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from calico_cni import install
+from calico_cni.plugin import calico_cli_commands, calico_plugin
+from calico_cni.settings import CniSettings
+
+
+def run(*line: str) -> int:
+    parser = argparse.ArgumentParser()
+    (command,) = calico_cli_commands()
+    command.configure(parser)
+    return command.run(parser.parse_args(list(line)))
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> list[str]:
+    return ["--bin-dir", str(tmp_path / "bin"), "--net-dir", str(tmp_path / "net.d")]
+
+
+def test_install_writes_a_private_list_and_an_executable_that_runs_alone(tmp_path: Path, where: list[str]) -> None:
+    for _ in range(2):
+        assert run("install", *where, "--network", "blue", "--ipv6", "--mtu", "1440", "--kubernetes") == 0
+    listed = tmp_path / "net.d" / "10-calico.conflist"
+    assert stat.S_IMODE(listed.stat().st_mode) == 0o600
+    assert json.loads(listed.read_text()) == {
+        "name": "blue",
+        "cniVersion": "1.0.0",
+        "plugins": [
+            {
+                "type": "calico",
+                "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true"},
+                "policy": {"type": "k8s"},
+                "mtu": 1440,
+            },
+            {"type": "portmap", "snat": True, "capabilities": {"portMappings": True}},
+        ],
+    }
+    program = tmp_path / "bin" / "calico"
+    assert stat.S_IMODE(program.stat().st_mode) == 0o755
+    done = subprocess.run([program], env={"CNI_COMMAND": "VERSION"}, capture_output=True, check=True)
+    assert "1.1.0" in json.loads(done.stdout)["supportedVersions"]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"calico", "10-calico.conflist"}
+
+
+def test_uninstall_removes_both_and_may_run_twice(tmp_path: Path, where: list[str]) -> None:
+    run("install", *where)
+    (tmp_path / "net.d" / "99-other.conflist").write_text("{}")
+    for _ in range(2):
+        assert run("uninstall", *where) == 0
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"99-other.conflist"}
+
+
+def test_calicos_variables_are_understood(tmp_path: Path, where: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNI_CONF_NAME", "05-mine.conflist")
+    monkeypatch.setenv("CNI_OLD_CONF_NAME", "10-calico.conflist")
+    monkeypatch.setenv("CNI_NETWORK_CONFIG", '{"name": "given"}')
+    (tmp_path / "net.d").mkdir()
+    (tmp_path / "net.d" / "10-calico.conflist").write_text("{}")
+    assert run("install", *where) == 0
+    assert {path.name: path.read_text() for path in (tmp_path / "net.d").iterdir()} == {
+        "05-mine.conflist": '{"name": "given"}'
+    }
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("install", "--bin-dir", str(tmp_path / "file" / "bin"), "--net-dir", str(tmp_path)) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_the_plugin_describes_its_settings() -> None:
+    info = calico_plugin()
+    assert info.settings is CniSettings
+    assert install.PROGRAMS == ("calico",)
