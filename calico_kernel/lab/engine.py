@@ -247,9 +247,10 @@ class Lab:
         return expectation.judge(probes, self._addresses(), resources)
 
     def explain(self, probe: Probe) -> str:
-        """The evaluator's trace for one probe, as text."""
-        judged = self.expect([probe])[0]
-        return "\n".join(str(step) for step in judged.steps) if judged is not None else "an end has no such address"
+        """What ``calicoctl explain`` says of a probe."""
+        ends = [self._addresses().get(place, {}).get(probe.version, place) for place in (probe.source, probe.target)]
+        protocol = probe.protocol.upper() if (probe.protocol, probe.version) != ("icmp", 6) else "ICMPv6"
+        return self.calicoctl(["explain", *ends, "--protocol", protocol, "--port", str(probe.port)])
 
     def _resources(self, kinds: Sequence[str]) -> list[Any]:
         from calico_kernel.model.keys import ResourceQuery

@@ -13,7 +13,11 @@ from calico_kernel.model.meta import Resource
 from calico_kernel.policy.verdict import Cluster, Packet, Verdict, verdict
 
 POLICY_KINDS = ("NetworkPolicy", "GlobalNetworkPolicy", "Tier", "NetworkSet", "GlobalNetworkSet")
-KINDS = (*POLICY_KINDS, "Profile", "WorkloadEndpoint", "HostEndpoint", "Node")
+KINDS = (
+    *POLICY_KINDS,
+    *("Profile", "WorkloadEndpoint", "HostEndpoint", "Node", "FelixConfiguration"),
+    *("KubernetesService", "KubernetesEndpointSlice"),
+)
 
 _SOURCE_PORT = 40000
 

@@ -22,6 +22,8 @@ from calico_kernel.lab.topology import CORE, Host, Segment, Topology, router_nam
 
 UPLINK = "eth0"
 BRIDGE = "br0"
+BLOCK_TABLE = 100
+"""Routing table of the routers that knows address blocks; consulted for what comes from the outside only."""
 
 PROGRAMS = {
     "ip": "iproute2",
@@ -63,15 +65,22 @@ def which(program: str) -> str | None:
 
 def ip_batch(namespace: str, lines: Iterable[str]) -> None:
     """Run ip(8) commands, one a line, in a namespace by one process. Raises LabError with what ip said."""
-    text = "\n".join(lines) + "\n"
-    done = subprocess.run(
-        [which("ip") or "ip", "-n", namespace, "-batch", "-"], input=text, capture_output=True, text=True, check=False
-    )
+    _ip(["-n", namespace, "-batch", "-"], "\n".join(lines) + "\n", namespace)
+
+
+def _ip(arguments: Sequence[str], text: str, namespace: str) -> None:
+    line = [which("ip") or "ip", *arguments]
+    done = subprocess.run(line, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LabError(
             what=f"ip failed in namespace {namespace}: {done.stderr.strip() or done.returncode}",
             todo="look whether this kernel has veth, bridge and IPv6; `calico lab down` clears the rest away",
         )
+
+
+def ip6_rule(namespace: str, interface: str) -> None:
+    """The same as the IPv4 rule of the batch: a batch cannot say which family a rule without address is of."""
+    _ip(["-6", "-n", namespace, "rule", "add", "iif", interface, "lookup", str(BLOCK_TABLE)], "", namespace)
 
 
 def build(topology: Topology) -> None:
@@ -93,9 +102,10 @@ def build(topology: Topology) -> None:
 def set_block_routes(
     topology: Topology, blocks: Sequence[tuple[str, str]], previous: Sequence[tuple[str, str]]
 ) -> None:
-    """Let the routers know which node holds which block ((prefix, node) pairs), as a routing protocol would.
+    """Let the routers know which node holds which block ((prefix, node) pairs), for packets from the outside only.
 
-    Nodes of a rack get none of this: what they route, the agent programs.
+    Between racks the routers forward nothing that bears a workload's address, like a network that was not told of them:
+    it arrives in a tunnel or not at all.
     """
     nodes = {host.name: host for host in topology.nodes}
     racks = {rack.name: rack for rack in topology.racks}
@@ -109,10 +119,10 @@ def set_block_routes(
             six = ":" in prefix
             rack = racks[host.rack]
             per_router.setdefault(router_name(rack), []).append(
-                f"route {verb} {prefix} via {host.ipv6 if six else host.ipv4}"
+                f"route {verb} {prefix} via {host.ipv6 if six else host.ipv4} table {BLOCK_TABLE}"
             )
             per_router.setdefault(CORE, []).append(
-                f"route {verb} {prefix} via {_link(rack, six)[1]}",
+                f"route {verb} {prefix} via {_link(rack, six)[1]} table {BLOCK_TABLE}",
             )
     for router, lines in per_router.items():
         ip_batch(router, lines)
@@ -158,7 +168,7 @@ def _port(host: Host, mtu: int) -> list[str]:
 
 def _core(topology: Topology) -> None:
     mtu = topology.mtu_bytes
-    lines = _bridge(topology.outside_segment, mtu)
+    lines = [*_bridge(topology.outside_segment, mtu), f"rule add iif {BRIDGE} lookup {BLOCK_TABLE}"]
     for host in topology.outside:
         lines += _port(host, mtu)
     for rack in topology.racks:
@@ -173,6 +183,7 @@ def _core(topology: Topology) -> None:
             f"route add {rack.ipv6} via {far6} dev rack{rack.number}",
         ]
     ip_batch(CORE, lines)
+    ip6_rule(CORE, BRIDGE)
 
 
 def _rack_router(topology: Topology, rack: Segment, members: Sequence[Host]) -> None:
@@ -182,6 +193,7 @@ def _rack_router(topology: Topology, rack: Segment, members: Sequence[Host]) -> 
     lines = [
         *_bridge(rack, mtu),
         "link set core up",
+        f"rule add iif core lookup {BLOCK_TABLE}",
         f"addr add {far}/30 dev core",
         f"addr add {far6}/64 dev core nodad",
         f"route add default via {near}",
@@ -190,6 +202,7 @@ def _rack_router(topology: Topology, rack: Segment, members: Sequence[Host]) -> 
     for host in members:
         lines += _port(host, mtu)
     ip_batch(router_name(rack), lines)
+    ip6_rule(router_name(rack), "core")
 
 
 def _host(host: Host, segment: Segment, mtu: int) -> None:

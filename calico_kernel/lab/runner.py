@@ -159,7 +159,7 @@ class Runner:
         changing = [index for index, old in enumerate(before) if old != after[index]]
         followed = self._lab.ask(
             "follow",
-            steps=[(["apply", "-f", "-"], scenario.manifest)],
+            steps=[(["apply", "-f", "-"], scenario.manifest)] if scenario.has_documents else [],
             probes=[probes[index] for index in changing],
             expected=[after[index] for index in changing],
             deadline_s=ENFORCED_DEADLINE_S,
@@ -189,6 +189,8 @@ class Runner:
 
     def _remove(self, scenario: Scenario) -> None:
         """Delete what the scenario brought and wait until it no longer shows."""
+        if not scenario.has_documents:
+            return
         self._lab.ask(
             "calicoctl", arguments=["delete", "--skip-not-exists", "-f", "-"], text=scenario.reversed_manifest
         )

@@ -35,6 +35,12 @@ class Scenario:
     services: tuple[Service, ...] = DEFAULT_SERVICES
 
     @property
+    def has_documents(self) -> bool:
+        """False for a scenario that only measures what is there."""
+        lines = (line.strip() for line in self.manifest.splitlines())
+        return any(line and not line.startswith(("#", "---")) for line in lines)
+
+    @property
     def reversed_manifest(self) -> str:
         """Last document first: the order in which to delete, since a tier goes after its policies."""
         return "\n---\n".join(reversed(_SEPARATOR.split(self.manifest)))
