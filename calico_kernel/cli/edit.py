@@ -35,6 +35,7 @@ def run(name: str, args: argparse.Namespace, session: Session) -> int:
     from calico_kernel.cli.common import Refused, check_version
     from calico_kernel.model.kinds import lookup
 
+    _ = session.composition  # plugins' kinds are known from here on
     info = lookup(args.kind)
     if info is None or info.internal:
         raise Refused(f"resource type '{args.kind}' is not supported")

@@ -52,6 +52,8 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
     from calico_kernel.policy import explain
     from calico_kernel.policy.cluster import Cluster
 
+    if args.filename:
+        session.plugins_or_none()
     resources = list(_offline(args) if args.filename else _stored(session))
     cluster = Cluster.from_resources(resources)
     for subject, reason in cluster.rejected:

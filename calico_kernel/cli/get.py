@@ -49,6 +49,7 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
     write = writer(args.output, show_namespace=args.all_namespaces or bool(args.namespace))
     if write is None:
         raise Refused(f"unrecognized output format '{args.output}'")
+    _ = session.composition  # plugins' kinds are known from here on
     wanted = _wanted(args)
     check_version(args, session)
     results: list[Result] = []
@@ -151,7 +152,7 @@ def writer(output: str, *, show_namespace: bool) -> Write | None:
 
 def _objects(results: Sequence[Result]) -> Any:
     from calico_kernel.cli.documents import plain
-    from calico_kernel.model.meta import API_VERSION
+    from calico_kernel.model.kinds import KINDS
 
     made: list[Any] = []
     for result in results:
@@ -162,7 +163,7 @@ def _objects(results: Sequence[Result]) -> Any:
         made.append(
             {
                 "kind": f"{result.kind}List",
-                "apiVersion": API_VERSION,
+                "apiVersion": KINDS[result.kind].type().api_version,
                 "metadata": {"resourceVersion": result.revision},
                 "items": items,
             }

@@ -48,6 +48,17 @@ class Session:
             validators=composition.validators(),
         )
 
+    def plugins_or_none(self) -> Composition | None:
+        """For commands that work without a datastore: the plugins' kinds and checks where the configuration works, a
+        word on standard error where it does not."""
+        import sys
+
+        try:
+            return self.composition
+        except CalicoError as exc:
+            print(f"plugins are not asked: {exc.what}", file=sys.stderr)
+            return None
+
     def close(self) -> None:
         if "composition" in self.__dict__:
             self.composition.close()

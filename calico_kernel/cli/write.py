@@ -19,6 +19,7 @@ from calico_kernel.errors import AlreadyExists, CalicoError, NotFound
 
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
+    from calico_kernel.hookspecs import Validator
 
 DONE = {
     "apply": "applied",
@@ -44,6 +45,8 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(name: str, args: argparse.Namespace, session: Session) -> int:
+    composition = session.plugins_or_none() if name == "validate" else session.composition
+    validators = composition.validators() if name == "validate" and composition is not None else ()
     wanted = gather(args)
     kinds = {one.resource.kind for one in wanted}
     kind = next(iter(kinds)) if len(kinds) == 1 else ""
@@ -56,7 +59,7 @@ def run(name: str, args: argparse.Namespace, session: Session) -> int:
     handled = 0
     for one in wanted:
         try:
-            _one(name, one, args, session)
+            _one(name, one, args, session, validators)
             handled += 1
         except CalicoError as exc:
             errors.append(described(exc))
@@ -103,7 +106,7 @@ def _named(args: argparse.Namespace) -> list[Read]:
     return [Read(kind(metadata=one)) for one in metadata]
 
 
-def _one(name: str, one: Read, args: argparse.Namespace, session: Session) -> None:
+def _one(name: str, one: Read, args: argparse.Namespace, session: Session, validators: Sequence[Validator]) -> None:
     resource = placed(one.resource, "" if one.converted else args.namespace)
     meta = resource.metadata
     if name != "validate" and not one.converted and args.filename is not None:
@@ -111,7 +114,7 @@ def _one(name: str, one: Read, args: argparse.Namespace, session: Session) -> No
     if name == "validate":
         from calico_kernel.client import rules
 
-        rules.validate(rules.prepare(resource), (), [])
+        rules.validate(rules.prepare(resource), validators, [])
     elif name == "apply":
         session.client.apply(resource)
     elif name == "create":

@@ -1,0 +1,1 @@
+"""Sample plugin for Calico Kernel: every workload has an owner."""
