@@ -14,6 +14,7 @@ Nothing is evaluated before ``in_sync``; then everything in bulk; after that, ea
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -314,7 +315,7 @@ class Calculator:
         self._policies.put_tier(key.name, value)
 
     def _policy(self, key: ResourceKey, value: Any) -> None:
-        policy_id = PolicyId(key.kind, key.namespace, key.name)
+        policy_id = PolicyId(sys.intern(key.kind), sys.intern(key.namespace), key.name)
         if value is None:
             self._policies.drop(policy_id)
         else:

@@ -73,7 +73,8 @@ class LabelSets:
         self._shapes: dict[tuple[str, ...], Shape] = {(): empty}
         self.shape_of: list[Shape] = [empty]
         self.values_of: list[str] = [""]
-        self._uses = array("I", [1])
+        self.uses = array("I", [1])
+        """How many items have each label set."""
         self._free: list[int] = []
         empty.ids[""] = 0
 
@@ -88,18 +89,18 @@ class LabelSets:
         values = _SEPARATOR.join(labels.values())
         found = shape.ids.get(values)
         if found is not None:
-            self._uses[found] += 1
+            self.uses[found] += 1
             return found
         if values.count(_SEPARATOR) != len(names) - 1:
             raise ValueError("a label value holds a NUL character")
         if self._free:
             new = self._free.pop()
-            self.shape_of[new], self.values_of[new], self._uses[new] = shape, values, 1
+            self.shape_of[new], self.values_of[new], self.uses[new] = shape, values, 1
         else:
-            new = len(self._uses)
+            new = len(self.uses)
             self.shape_of.append(shape)
             self.values_of.append(values)
-            self._uses.append(1)
+            self.uses.append(1)
         shape.ids[values] = new
         return new
 
@@ -107,8 +108,8 @@ class LabelSets:
         """Use it once less."""
         if not label_set:
             return
-        self._uses[label_set] -= 1
-        if not self._uses[label_set]:
+        self.uses[label_set] -= 1
+        if not self.uses[label_set]:
             shape = self.shape_of[label_set]
             del shape.ids[self.values_of[label_set]]
             if not shape.ids:

@@ -104,17 +104,26 @@ class Postings:
         """label -> value -> items that bring it themselves."""
         found: dict[str, dict[str, int | list[int]]] = {label: {} for label in labels}
         positions: dict[int, list[tuple[int, str]]] = {}
-        shapes = self._label_sets.shape_of
+        shared: dict[int, tuple[list[int], ...]] = {}
+        """Label sets that several items have -> where these items belong."""
+        shapes, uses = self._label_sets.shape_of, self._label_sets.uses
         for item in self.all:
             label_set = label_sets_of[item]
-            shape = shapes[label_set]
-            where = positions.get(id(shape))
-            if where is None:
-                where = positions[id(shape)] = [(at, label) for at, label in enumerate(shape.names) if label in labels]
-            if where:
-                values = self._label_sets.values(label_set)
-                for at, label in where:
-                    _append(found[label], values[at], item)
+            known = shared.get(label_set)
+            if known is None:
+                shape = shapes[label_set]
+                where = positions.get(id(shape))
+                if where is None:
+                    where = [(at, label) for at, label in enumerate(shape.names) if label in labels]
+                    positions[id(shape)] = where
+                values = self._label_sets.values(label_set) if where else []
+                if uses[label_set] == 1:
+                    for at, label in where:
+                        _append(found[label], values[at], item)
+                    continue
+                known = shared[label_set] = tuple(_list_of(found[label], values[at]) for at, label in where)
+            for items in known:
+                items.append(item)
         return found
 
     def _inherited(self, labels: set[str]) -> dict[str, dict[str, int | list[int]]]:
@@ -223,6 +232,13 @@ def _append(found: dict[str, int | list[int]], value: str, item: int) -> None:
         found[value] = [have, item]
     else:
         have.append(item)
+
+
+def _list_of(found: dict[str, int | list[int]], value: str) -> list[int]:
+    have = found.get(value)
+    if not isinstance(have, list):
+        have = found[value] = [] if have is None else [have]
+    return have
 
 
 def _joined(ids: Ids, more: Ids) -> Ids:
