@@ -134,7 +134,7 @@ def test_missing_feature_is_found_once_and_contained(
 def test_rule_that_the_host_refuses_denies_and_the_rest_stands(
     world: Any, make_dataplane: Callable[..., Any], kit: Any, backend: str, wrapped: Callable[..., dict[str, str]]
 ) -> None:
-    first, second, third = world.pods
+    first, second, _ = world.pods
     script = 'grep -q -e "-s 192.0.2.77/32" $INPUT && { echo bad value >&2; exit 2; }\n"$REAL" "$@" <$INPUT'
     driver = make_dataplane(programs=wrapped(restores(backend)[0], script))
     odd = ns.ActivePolicy(

@@ -33,6 +33,7 @@ LINE_BYTES = 1000
 """What one rule takes in an nft transaction at most, where the kernel limits the size of one."""
 
 MOST_LACKS = 20
+MOST_REFUSED_MEMBERS = 50
 
 
 @attrs.frozen(kw_only=True)
@@ -89,9 +90,10 @@ class Kernel:
                 effect = f"nothing is enforced for IPv{version}; the host must not forward it"
                 self._lacks[name] = Lack(capability=f"{name} ({self.backend})", effect=effect)
         if not self._programs.find("ipset"):
-            self._lacks["ipset"] = Lack(
-                capability="ipset", effect="rules with selectors, named ports or network sets deny"
-            )
+            self._lacks["ipset"] = Lack(capability="ipset", effect=effect_of("match set"))
+            for owner in self._families.values():
+                owner.lacking |= {"match set"}
+                owner.render_all()
         self.distrust()
 
     # ── apply ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,11 +136,8 @@ class Kernel:
         said: list[Lack] = []
         for version in self.tables:
             owner = self._families[version]
-            said += [
-                Lack(capability=text, effect=f"it denies (IPv{version})")
-                for texts in owner.lacks.values()
-                for text in texts
-            ]
+            texts = [text for texts in owner.lacks.values() for text in texts]
+            said += [Lack(capability=text, effect=f"it denies (IPv{version})") for text in texts]
             for table in owner.tables.values():
                 said += [Lack(capability=f"rule {item.text()}", effect="it denies") for item in table.refused()]
         more = len(said) - MOST_LACKS
@@ -232,23 +231,23 @@ class Kernel:
             self.sets.forget_real(touched)
         for name in touched:
             lines = self.sets.plan_one(name)
+            refused = 0
             while lines:
                 try:
                     self._restore_sets(lines)
                 except ProgramFailed as exc:
-                    at = exc.line
-                    refused = lines[at - 1] if 0 < at <= len(lines) else lines[0]
-                    failures.append(Failure(subject=f"ip set {name}", reason=f"{exc.reason} ({refused})"))
-                    self.sets.forget_real([name])
-                    self._read.discard("sets")
-                    if not (0 < at <= len(lines)) or not refused.startswith(("add ", "del ")):
+                    line = lines[exc.line - 1] if 0 < exc.line <= len(lines) else ""
+                    failures.append(Failure(subject=f"ip set {name}", reason=f"{exc.reason} ({line})"))
+                    refused += 1
+                    if not line.startswith("add ") or refused > MOST_REFUSED_MEMBERS:
+                        self.sets.forget_real([name])
+                        self._read.discard("sets")
                         break
-                    lines = lines[at:]
+                    del lines[exc.line - 1]  # lines before it may not have been carried out; repeating them is harmless
                     continue
                 written += len(lines)
-                break
-            if name in self.sets.names() and not any(failure.subject == f"ip set {name}" for failure in failures):
                 self.sets.upserts_written([name])
+                break
         return written
 
     def _destroy_sets(self, failures: list[Failure]) -> int:
