@@ -137,6 +137,13 @@ def _own_mac() -> str:
         return own.mac
 
 
+def _knows(address: str, mac: str) -> None:
+    with netlink.Netlink() as nl:
+        link = nl.link("eth0")
+        assert link is not None
+        nl.run(netlink.replace_neighbour(netlink.Neighbour(link.index, address, mac)))
+
+
 @pytest.fixture
 def world(netns: str) -> Iterator[World]:
     """Three workloads on a forwarding node."""
@@ -153,6 +160,55 @@ def world(netns: str) -> Iterator[World]:
     finally:
         for pod in pods:
             namespaces.delete(pod.namespace)
+
+
+@attrs.define
+class Outside(Pod):
+    """A machine at the far end of the node's uplink."""
+
+    node_ipv4: str
+    node_ipv6: str
+
+
+@pytest.fixture
+def outside(netns: str) -> Iterator[Outside]:
+    """Reaches the node and, through it, the workloads."""
+    from calico_kernel.host import netns as namespaces
+
+    name = f"{netns}-out"
+    there = Outside(900, name, "up0", "172.30.1.2", "fd30::2", "172.30.1.1", "fd30::1")
+    namespaces.create(name)
+    fd = namespaces.open_fd(name)
+
+    def addresses(nl: netlink.Netlink, interface: str, *own: tuple[str, int]) -> int:
+        link = nl.link(interface)
+        assert link is not None
+        nl.run(netlink.set_link(link.index, up=True))
+        for address, length in own:
+            nl.run(netlink.add_address(netlink.InterfaceAddress(link.index, address, length, flags=NODAD)))
+        return link.index
+
+    def inside() -> None:
+        bubble.loopback_up()
+        with netlink.Netlink() as nl:
+            index = addresses(nl, "eth0", (there.ipv4, 24), (there.ipv6, 64))
+            nl.run(netlink.replace_route(netlink.RouteEntry("0.0.0.0/0", index, there.node_ipv4)))
+            nl.run(netlink.replace_route(netlink.RouteEntry("::/0", index, there.node_ipv6)))
+
+    try:
+        with netlink.Netlink() as nl:
+            nl.run(netlink.add_veth("up0", "eth0", peer_netns_fd=fd, up=True))
+            addresses(nl, "up0", (there.node_ipv4, 24), (there.node_ipv6, 64))
+            namespaces.run_in(name, inside)
+            own, far = nl.link("up0"), namespaces.run_in(name, _own_mac)
+            assert own is not None
+            # Neighbours are known, so that tests of host policy are not about ICMPv6.
+            nl.run(netlink.replace_neighbour(netlink.Neighbour(own.index, there.ipv6, far)))
+            namespaces.run_in(name, lambda: _knows(there.node_ipv6, own.mac))
+        yield there
+    finally:
+        os.close(fd)
+        namespaces.delete(name)
 
 
 @pytest.fixture(params=BACKENDS)

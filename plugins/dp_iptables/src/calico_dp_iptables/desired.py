@@ -44,7 +44,7 @@ TABLES = ("raw", "mangle", "nat", "filter")
 class State:
     """The desired state of the node, both families. Changed by the driver only."""
 
-    options: Options = attrs.field(factory=Options)
+    options: Options = attrs.field(factory=lambda: Options.from_config(None))
     policies: dict[PolicyId, ActivePolicy] = attrs.field(factory=dict)
     profiles: dict[str, ActiveProfile] = attrs.field(factory=dict)
     workloads: dict[WorkloadEndpointId, LocalWorkload] = attrs.field(factory=dict)

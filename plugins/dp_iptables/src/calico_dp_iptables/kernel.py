@@ -19,7 +19,7 @@ from calico_dp_iptables.backend import Iptables
 from calico_dp_iptables.contain import effect_of, missing_features, refused_rules
 from calico_dp_iptables.desired import TABLES, Family, State
 from calico_dp_iptables.ipsets import IpSets
-from calico_dp_iptables.links import Links
+from calico_dp_iptables.links import Links, interfaces_of
 from calico_dp_iptables.names import is_our_set
 from calico_dp_iptables.programs import ProgramFailed, Programs, Run
 from calico_dp_iptables.settings import Settings
@@ -109,6 +109,7 @@ class Kernel:
         suspicion = self.watch.take()
         try:
             self._heed(state, suspicion, now)
+            self._find_host_interfaces(state, failures)
             failures += self._observe(now, suspicion)
             changes += self._write_sets(failures)
             blocked, written = self._write_tables(failures)
@@ -122,6 +123,7 @@ class Kernel:
                 tables=[key for key in self._tables_in_use() if legacy],
                 sets=bool(self.sets.names()),
                 prefixes=state.options.workload_prefixes,
+                addresses=any(not endpoint.interface for endpoint in state.host_endpoints.values()),
             )
         return Outcome(
             failures=failures,
@@ -149,6 +151,21 @@ class Kernel:
             for name, table in self._families[version].tables.items():
                 if table.in_use():
                     yield version, name
+
+    def _find_host_interfaces(self, state: State, failures: list[Failure]) -> None:
+        """Host endpoints may name addresses instead of an interface."""
+        nameless = {name: endpoint for name, endpoint in state.host_endpoints.items() if not endpoint.interface}
+        found: dict[str, str] = {}
+        if nameless:
+            try:
+                found = interfaces_of(nameless)
+            except OSError as exc:
+                failures.append(Failure(subject="host endpoints without interface name", reason=str(exc)))
+                return
+        if found != state.host_interfaces:
+            state.host_interfaces = found
+            for owner in self._families.values():
+                owner.render_host_endpoints()
 
     def _heed(self, state: State, suspicion: Suspicion, now: float) -> None:
         """Decide what of the kernel's state must be read again."""

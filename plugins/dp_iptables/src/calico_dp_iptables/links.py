@@ -32,7 +32,7 @@ from calico_kernel.host.netlink import (
     replace_neighbour,
     replace_route,
 )
-from calico_kernel.model.nodestate import LocalWorkload
+from calico_kernel.model.nodestate import LocalHostEndpoint, LocalWorkload
 
 
 @attrs.frozen
@@ -272,6 +272,18 @@ class Links:
                     prefixes = {_host_prefix(address) for address in wanted.addresses}
                     routes = grouped.get(by_name.get(name, -1), [])
                     nl.execute([delete_route(route) for route in routes if route.prefix in prefixes])
+
+
+def interfaces_of(endpoints: Mapping[str, LocalHostEndpoint]) -> dict[str, str]:
+    """For host endpoints that name addresses only: the interface that has one of them. Raises OSError."""
+    by_address = {address: name for name, endpoint in endpoints.items() for address in endpoint.expected_addresses}
+    with Netlink() as nl:
+        named = {link.index: link.name for link in nl.links()}
+        return {
+            by_address[entry.address]: named[entry.ifindex]
+            for entry in nl.addresses()
+            if entry.address in by_address and entry.ifindex in named
+        }
 
 
 def _by_index(nl: Netlink, version: int) -> dict[int, list[RouteEntry]]:

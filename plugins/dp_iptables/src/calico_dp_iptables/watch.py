@@ -52,6 +52,7 @@ class Watch:
         self._backend = ""
         self._versions: frozenset[int] = frozenset()
         self._sets = False
+        self._addresses = False
         self._prefixes: tuple[str, ...] = ()
         self._pause_s = FIRST_PAUSE_S
         self._not_before = 0.0
@@ -99,13 +100,16 @@ class Watch:
         tables: Collection[tuple[int, str]],
         sets: bool,
         prefixes: tuple[str, ...],
+        addresses: bool,
     ) -> None:
         """The apply is over: what is there now is how it should be.
 
-        tables: legacy tables that hold rules of ours. prefixes: what names of interfaces to tell of start with."""
+        tables: legacy tables that hold rules of ours. prefixes: what names of interfaces to tell of start with.
+        addresses: whether changes of this host's addresses matter."""
         with self._lock:
             self._backend, self._versions, self._sets = backend, frozenset(versions), sets
             self._tables, self._prefixes = frozenset(tables), prefixes
+            self._addresses = addresses
             if self._own is not None:
                 self._expected = self._look(self._own)
             self._busy = False
@@ -155,7 +159,9 @@ class Watch:
         touched = False
         for notice in monitor.next(0):
             with self._lock:
-                if not isinstance(notice.value, Link):
+                if notice.topic == "address":
+                    touched = touched or self._addresses
+                elif not isinstance(notice.value, Link):
                     self._suspicion.all_interfaces = touched = True
                 elif notice.value.name.startswith(self._prefixes):
                     self._suspicion.interfaces.add(notice.value.name)
@@ -167,7 +173,7 @@ class Watch:
         try:
             with contextlib.ExitStack() as stack:
                 netfilter = stack.enter_context(Netfilter())
-                monitor = stack.enter_context(Monitor(links=True))
+                monitor = stack.enter_context(Monitor(links=True, addresses=True))
                 poll = select.poll()
                 poll.register(self._wake_read, select.POLLIN)
                 poll.register(monitor.fileno(), select.POLLIN)
