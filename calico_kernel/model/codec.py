@@ -13,6 +13,7 @@ import msgspec
 from msgspec import json as mjson
 from msgspec.structs import force_setattr, replace
 
+from calico_kernel.errors import ValidationError
 from calico_kernel.model.keys import (
     BlockAffinityKey,
     BlockKey,
@@ -45,10 +46,15 @@ T = TypeVar("T")
 
 
 def encode(value: Value) -> bytes:
-    """The stored form: compact JSON, keys in Calico's order, without ``resourceVersion``."""
+    """The stored form: compact JSON, keys in Calico's order, without ``resourceVersion``.
+    Raises ValidationError for text that JSON cannot hold (half a surrogate pair)."""
     if isinstance(value, Resource):
         value = _to_stored(value)
-    raw = _encoder.encode(value)
+    try:
+        raw = _encoder.encode(value)
+    except UnicodeEncodeError as exc:
+        subject = f"{value.kind}({value.metadata.name!r})" if isinstance(value, Resource) else type(value).__name__
+        raise ValidationError(subject, [("", f"cannot be stored: {exc}")]) from exc
     for plain, escaped in _GO_ESCAPES:
         if plain in raw:
             raw = raw.replace(plain, escaped)
@@ -93,7 +99,7 @@ def _to_stored(resource: Resource) -> Resource:
 
 def whole(order: float | None) -> float | None:
     """``10.0`` as ``10``: Go writes a number without a fraction as an integer."""
-    return int(order) if isinstance(order, float) and order.is_integer() and abs(order) < 1e21 else order
+    return int(order) if isinstance(order, float) and order.is_integer() and abs(order) < 2**63 else order
 
 
 def _from_stored(key: ResourceKey, resource: Resource, revision: str) -> Resource:

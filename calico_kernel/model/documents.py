@@ -254,6 +254,7 @@ def _value(value: Any, plan: Plan, path: str, problems: Problems) -> Any:
     elif plan.shape == "map":
         assert plan.item is not None
         if isinstance(value, Mapping):
+            problems.extend((path, f"{key!r} is not Unicode text") for key in value if not _encodable(key))
             return {k: _value(v, plan.item, f"{path}.{k}", problems) for k, v in value.items() if v is not None}
         problems.append((path, f"must be an object, is {_what(value)}"))
     else:
@@ -267,6 +268,14 @@ def _scalar(value: Any, plan: Plan, path: str, problems: Problems) -> Any:
         value = _text(value)
     if isinstance(value, float) and int in accepted and value.is_integer():
         value = int(value)
+    if isinstance(value, str) and not _encodable(value):
+        problems.append((path, f"{value!r} is not Unicode text"))
+        return None
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        problems.append(
+            (path, f"{value:.3g} is too large a number" if abs(value) < 10**300 else "is too large a number")
+        )
+        return None
     wrong = type(value) not in accepted and not (float in accepted and type(value) is int)
     if wrong:
         problems.append((path, f"must be {_wanted(accepted)}, is {_what(value)}"))
@@ -304,6 +313,15 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return str(int(value))
     return str(value)
+
+
+def _encodable(text: str) -> bool:
+    """False for half a surrogate pair, which YAML escapes can smuggle in and no JSON can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _TYPE_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}

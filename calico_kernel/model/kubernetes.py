@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import attrs
 import msgspec
+from msgspec import Struct
 
 from calico_kernel.errors import ValidationError
 from calico_kernel.model import formats
@@ -58,8 +58,7 @@ Problems = list[tuple[str, str]]
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-@attrs.frozen
-class Converted:
+class Converted(Struct, frozen=True):
     """``problems``: (field path, reason) of what was left out."""
 
     resource: Resource

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -39,14 +38,12 @@ NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 _QOS = "qos.projectcalico.org/"
 
 _SUFFIXES = {
-    "": Fraction(1),
-    "n": Fraction(1, 10**9),
-    "u": Fraction(1, 10**6),
-    "m": Fraction(1, 1000),
-    **{s: Fraction(1000**i) for i, s in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
-    **{s: Fraction(1024**i) for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+    **{s: (1, 1000**i) for i, s in enumerate(("", "m", "u", "n"))},
+    **{s: (1000**i, 1) for i, s in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
+    **{s: (1024**i, 1) for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
 }
-_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,3}))?")
+"""Factor and divisor of each suffix of a quantity."""
+_QUANTITY = re.compile(r"([+-]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30}))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,3}))?")
 
 _LIMITS = {
     "Bandwidth": (1000, 10**15),
@@ -286,6 +283,9 @@ def quantity(text: str) -> int:
     found = _QUANTITY.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is not a quantity such as 10M or 1.5Gi")
-    factor = Fraction(10) ** int(found[3]) if found[3] else _SUFFIXES[found[2] or ""]
-    value = Fraction(found[1]) * factor
-    return -(-value.numerator // value.denominator)
+    factor, divisor = _SUFFIXES[found[2] or ""]
+    if found[3]:
+        power = int(found[3])
+        factor, divisor = int(f"1{'0' * max(power, 0)}"), int(f"1{'0' * max(-power, 0)}")
+    whole, _, decimals = found[1].partition(".")
+    return -(-int(whole + decimals) * factor // (divisor * 10 ** len(decimals)))

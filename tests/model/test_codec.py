@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from calico_kernel.errors import ValidationError
 from calico_kernel.model import codec, keys
 from calico_kernel.model.endpoints import Node, WorkloadEndpoint
 from calico_kernel.model.ipam import AllocationBlock, IpamConfig, StoredBlockAffinity
@@ -164,6 +165,12 @@ def test_pre_dnat_policy_with_an_unreadable_rule_denies_inbound_only() -> None:
     value = codec.decode(GLOBAL, raw)
     assert isinstance(value, Malformed) and isinstance(value.instead, GlobalNetworkPolicy)
     assert value.instead.spec.pre_dnat and value.instead.spec.ingress and not value.instead.spec.egress
+
+
+def test_text_beyond_unicode_is_refused_when_it_is_encoded() -> None:
+    tier = Tier(metadata=ObjectMeta(name="t", annotations={"a": "\ud800"}))
+    with pytest.raises(ValidationError, match="cannot be stored"):
+        codec.encode(tier)
 
 
 def test_encoding_a_policy_leaves_the_value_as_it_was() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -155,6 +156,21 @@ def test_document_beyond_the_size_limit_is_refused_before_it_is_read(monkeypatch
 def test_bytes_that_are_no_utf8_are_refused() -> None:
     with pytest.raises(ValidationError, match="not UTF-8"):
         documents.load(b"\xff\xfe")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "path"),
+    [
+        ({"labels": {"a": "\ud800"}}, "metadata.labels.a"),
+        ({"labels": {"\udfff": "a"}}, "metadata.labels"),
+        ({"generation": 2**63}, "metadata.generation"),
+        ({"generation": 10**400}, "metadata.generation"),
+    ],
+)
+def test_value_that_no_store_can_hold_is_refused(metadata: dict[str, Any], path: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        documents.to_resource({"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": metadata})
+    assert [p for p, _ in caught.value.problems] == [path]
 
 
 def test_json_input_and_document_output_are_inverse() -> None:

@@ -264,7 +264,17 @@ def test_bandwidth_annotations_are_limited_completed_and_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1k", 1000), ("1.5Gi", 3 * 1024**3 // 2), ("2e3", 2000), ("1500m", 2), ("7", 7)]
+    ("text", "value"),
+    [
+        ("1k", 1000),
+        ("1.5Gi", 3 * 1024**3 // 2),
+        ("2e3", 2000),
+        ("1500m", 2),
+        ("7", 7),
+        (".5k", 500),
+        ("25e-1", 3),
+        ("-1", -1),
+    ],
 )
 def test_quantity_is_a_whole_number_rounded_up(text: str, value: int) -> None:
     assert pods.quantity(text) == value

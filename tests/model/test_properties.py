@@ -123,7 +123,9 @@ def test_any_document_is_a_resource_or_a_validation_error(kind: str, value: Any)
         document = {"apiVersion": "projectcalico.org/v3", "kind": kind, **body}
         resource = made_or_refused(documents.to_resource, document)
         if resource is not None:
-            validate.problems(with_defaults(resource))
+            filled = with_defaults(resource)
+            validate.problems(filled)
+            codec.encode(filled)
 
 
 @given(
