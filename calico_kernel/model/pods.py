@@ -286,6 +286,10 @@ def quantity(text: str) -> int:
     factor, divisor = _SUFFIXES[found[2] or ""]
     if found[3]:
         power = int(found[3])
-        factor, divisor = int(f"1{'0' * max(power, 0)}"), int(f"1{'0' * max(-power, 0)}")
+        factor, divisor = _power_of_ten(max(power, 0)), _power_of_ten(max(-power, 0))
     whole, _, decimals = found[1].partition(".")
-    return -(-int(whole + decimals) * factor // (divisor * 10 ** len(decimals)))
+    return -(-int(whole + decimals) * factor // (divisor * _power_of_ten(len(decimals))))
+
+
+def _power_of_ten(exponent: int) -> int:
+    return int("1" + "0" * exponent)
