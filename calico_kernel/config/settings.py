@@ -24,13 +24,6 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     socket: Annotated[
         str, Meta(description="Path of the agent's unix socket; empty means `agent.sock` in `run_dir`.")
     ] = ""
-    socket_max_bytes: Annotated[int, Meta(ge=1024, description="Largest request accepted on the socket, in bytes.")] = (
-        1 << 20
-    )
-    socket_timeout_s: Annotated[
-        float, Meta(gt=0, description="Seconds that a client of the socket may take to send its request.")
-    ] = 10.0
-    workers: Annotated[int, Meta(ge=1, le=256, description="Socket requests served at the same time.")] = 16
     ipv4_address: Annotated[
         str,
         Meta(
@@ -57,10 +50,6 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         float, Meta(gt=0, description="First pause in seconds after a failed apply or a lost datastore.")
     ] = 0.1
     retry_max_s: Annotated[float, Meta(gt=0, description="Longest such pause; each is double the one before.")] = 30.0
-    cni_wait_s: Annotated[
-        Seconds,
-        Meta(description="Seconds that a CNI ADD waits for its policy to be programmed; 0 returns without waiting."),
-    ] = 10.0
     environment_prefix: Annotated[
         str, Meta(description="Prefix of environment variables that override FelixConfiguration fields.")
     ] = "FELIX_"
