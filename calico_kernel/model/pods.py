@@ -37,7 +37,7 @@ ALLOWED_SOURCES = "cni.projectcalico.org/allowedSourcePrefixes"
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 _QOS = "qos.projectcalico.org/"
 
-_SUFFIXES = {
+_SUFFIXES: dict[str, tuple[int, int]] = {
     **{s: (1, 1000**i) for i, s in enumerate(("", "m", "u", "n"))},
     **{s: (1000**i, 1) for i, s in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
     **{s: (1024**i, 1) for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
