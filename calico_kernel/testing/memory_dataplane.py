@@ -117,15 +117,30 @@ def _sets_of(side: Match) -> Iterable[str]:
     return (*side.ip_sets, *side.named_ports, *side.services, *side.not_ip_sets, *side.not_named_ports)
 
 
-class MemoryDataplane(Dataplane):
-    """``node``: whose state it keeps. ``uplink``: its interface towards the network. ``desired`` is what deltas ask
-    for, ``enforced`` what the last ``apply`` put in force."""
+@attrs.define
+class MemoryKernel:
+    """What stays on the node when the agent ends: the state in force, None when there is none; and what others did."""
 
-    def __init__(self, node: str, *, uplink: str = "eth0", settings: HostSettings | None = None) -> None:
+    enforced: State | None = None
+    foreign: list[str] = attrs.field(factory=list)
+
+
+class MemoryDataplane(Dataplane):
+    """``node``: whose state it keeps. ``kernel``: where it puts it in force. ``uplink``: its interface towards the
+    network. ``desired`` is what the deltas ask for; only ``apply`` touches the kernel."""
+
+    def __init__(
+        self,
+        node: str,
+        kernel: MemoryKernel | None = None,
+        *,
+        uplink: str = "eth0",
+        settings: HostSettings | None = None,
+    ) -> None:
         self.node, self.uplink = node, uplink
+        self.kernel = kernel if kernel is not None else MemoryKernel()
         self.settings = settings or HostSettings()
         self.desired: State | None = None
-        self.enforced: State | None = None
         self._members: dict[str, tuple[IpSet, _Members]] = {}
 
     # ── as a driver ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -139,24 +154,27 @@ class MemoryDataplane(Dataplane):
         dangling = self.desired.dangling()
         if dangling:
             return ApplyReport(failures=[Failure(subject=what, reason="not given") for what in dangling])
-        changes = int(self.enforced != self.desired)
-        self.enforced = self.desired
-        return ApplyReport(programmed=tuple(self.enforced.workloads), changes=changes)
+        changes = int(self.kernel.enforced != self.desired)
+        self.kernel.enforced = self.desired
+        return ApplyReport(programmed=tuple(self.desired.workloads), changes=changes)
 
     def uninstall(self) -> None:
-        self.enforced = None
+        self.kernel.enforced = None
 
     # ── does it arrive? ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def passes(self, packet: Packet) -> bool:
+    def passes(self, packet: Packet, *, interfaces: Mapping[str, str] | None = None) -> bool:
         """Whether this node lets ``packet`` through, be it sender, receiver, or both. A node that has nothing in force
-        does not filter, nor one that the packet never sees."""
-        state = self.enforced
+        does not filter, nor one that the packet never sees. ``interfaces``: address -> interface of the workloads that
+        are plugged in, known or not."""
+        state = self.kernel.enforced
         if state is None:
             return True
         source, destination = str(packet.source), str(packet.destination)
         sender = next((w for w in state.workloads.values() if source in w.addresses), None)
         receiver = next((w for w in state.workloads.values() if destination in w.addresses), None)
+        if interfaces and ((source in interfaces and not sender) or (destination in interfaces and not receiver)):
+            return False
         from_self, to_self = self._is_own(source, state), self._is_own(destination, state)
         if not (sender or receiver or from_self or to_self):
             return True

@@ -10,13 +10,18 @@ Owns: the namespaces that it makes; ``close`` removes them. Runs in a bubble onl
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
 from functools import partial
 from random import Random
 
 import attrs
 
+from calico_kernel.errors import UnsupportedError
 from calico_kernel.host import bubble, netlink, netns, sysctl
 from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec, WorkloadEndpoint
 from calico_kernel.model.meta import ObjectMeta, Resource
@@ -48,10 +53,13 @@ class NodeWorld:
     versions: Sequence[int] = (4, 6)
 
     def __init__(self, name: str, *, local: Sequence[int] = (1, 2, 3), remote: Sequence[int] = (4, 5)) -> None:
-        self.name, self.local, self.remote = name, tuple(local), tuple(remote)
+        self.name = name
+        self.local: Sequence[int] = tuple(local)
+        self.remote: Sequence[int] = tuple(remote)
         self.namespace = name
         self.outside = f"{name}-out"
         self._made: list[str] = []
+        self._prober: Prober | None = None
         try:
             self._build()
         except BaseException:
@@ -59,6 +67,8 @@ class NodeWorld:
             raise
 
     def close(self) -> None:
+        if self._prober is not None:
+            self._prober.close()
         for namespace in reversed(self._made):
             netns.delete(namespace)
         self._made.clear()
@@ -180,6 +190,112 @@ class NodeWorld:
 
     def probe(self, packet: Packet) -> Probe:
         return Probe(self.ends(node=True)[str(packet.source)], packet)
+
+    def measure(self, packets: Sequence[Packet], expected: Sequence[bool] | None = None) -> list[bool]:
+        """Which of ``packets`` get through; ``expected`` makes it faster where they agree."""
+        if self._prober is None:
+            self._prober = self.prober()
+        return self._prober.measure([self.probe(packet) for packet in packets], expected)
+
+    @contextlib.contextmanager
+    def stream(self, packets: Sequence[Packet]) -> Iterator[list[list[bool]]]:
+        """Send ``packets`` as new flows again and again while the body runs; yields the list of rounds, each with what
+        got through. The rounds are complete when the body has ended."""
+        rounds: list[list[bool]] = []
+        stop = threading.Event()
+        prober = self.prober()
+        probes = [self.probe(packet) for packet in packets]
+
+        def run() -> None:
+            while not stop.is_set():
+                rounds.append(prober.measure(probes, [False] * len(probes), quiet_s=0.02))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield rounds
+        finally:
+            stop.set()
+            thread.join()
+            prober.close()
+
+    # ── what others see and do on the node ────────────────────────────────────────────────────────────────────────────
+
+    def snapshot(self) -> list[str]:
+        """Every rule, chain and set on the node, without counters and without what is there on an untouched one."""
+        return netns.run_in(self.namespace, _snapshot)
+
+    def add_foreign(self) -> None:
+        """Rules and a set of somebody else's, before and between ours."""
+
+        def add() -> None:
+            for program in ("iptables", "ip6tables"):
+                for line in _FOREIGN_RULES:
+                    subprocess.run([_program(program), *line.split()], check=True)
+            subprocess.run([_program("ipset"), "create", "other-people", "hash:net"], check=True)
+
+        netns.run_in(self.namespace, add)
+
+    def foreign(self) -> list[str]:
+        """The part of ``snapshot`` that ``add_foreign`` made."""
+        return [line for line in self.snapshot() if "other-people" in line or "OTHER" in line]
+
+    def flush(self) -> None:
+        """Somebody deletes every rule."""
+
+        def run() -> None:
+            for program in ("iptables", "ip6tables"):
+                for backend in ("legacy", "nft"):
+                    found = shutil.which(f"{program}-{backend}", path=_PATH)
+                    if found and any(line.startswith("-A") for line in _saved(program, backend)):
+                        subprocess.run([found, "-F"], check=True)
+
+        netns.run_in(self.namespace, run)
+
+
+_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+_FOREIGN_RULES = (
+    "-N OTHER",
+    "-A OTHER -p tcp --dport 9999 -j RETURN",
+    "-A FORWARD -m comment --comment other-people -j OTHER",
+    "-A INPUT -p udp --dport 9999 -m comment --comment other-people -j DROP",
+    "-t mangle -A PREROUTING -p udp --dport 9998 -m comment --comment other-people -j DROP",
+)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        raise UnsupportedError(what=f"{name} is not installed", todo="apt-get install iptables ipset")
+    return found
+
+
+def _saved(program: str, backend: str) -> list[str]:
+    found = shutil.which(f"{program}-{backend}-save", path=_PATH)
+    if found is None:
+        return []
+    text = subprocess.run([found], capture_output=True, text=True, check=True).stdout
+    # What is left after a chain's counters; built-in chains and tables exist, or not, whoever looked first.
+    lines = [line.split(" [")[0] if line.startswith(":") else line for line in text.splitlines()]
+    return [line for line in lines if line.startswith("-A") or (line.startswith(":") and line.endswith(" -"))]
+
+
+def _snapshot() -> list[str]:
+    lines = [
+        f"{program}-{backend} {line}"
+        for program in ("iptables", "ip6tables")
+        for backend in ("legacy", "nft")
+        for line in _saved(program, backend)
+    ]
+    ipset, nft = shutil.which("ipset", path=_PATH), shutil.which("nft", path=_PATH)
+    if ipset:
+        text = subprocess.run([ipset, "save"], capture_output=True, text=True, check=True).stdout
+        lines += sorted(f"ipset {line}" for line in text.splitlines())
+    if nft:
+        text = subprocess.run([nft, "list", "tables"], capture_output=True, text=True, check=False).stdout
+        built_in = {"filter", "nat", "mangle", "raw", "security"}  # iptables-nft makes these when it looks
+        lines += sorted(f"nft {line}" for line in text.splitlines() if line.split()[-1] not in built_in)
+    return lines
 
 
 def interface_of(number: int) -> str:

@@ -1,0 +1,389 @@
+"""The contract kit of the dataplane hook: real packets through real namespaces, judged by ``policy.verdict``.
+
+A plugin runs it by supplying one fixture:
+
+    class TestIptables(DataplaneContract):
+        @pytest.fixture
+        def make_dataplane(self, world):
+            return lambda: IptablesDataplane(Settings(), Services(node=NODE, log=...))
+
+``make_dataplane()`` builds a driver in the current network namespace, which is the node's; calling it again is a
+restart of the agent. Random clusters go through the real calculation to the driver, so the kit holds both to the
+definition. The in-memory dataplane runs the same kit in a world without a kernel, so neither the kit nor it can drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from random import Random
+from typing import ClassVar, Protocol
+
+import pytest
+
+from calico_kernel.calc import Calculator
+from calico_kernel.hookspecs import ApplyReport, Dataplane
+from calico_kernel.host import netns
+from calico_kernel.model.endpoints import WorkloadEndpoint
+from calico_kernel.model.keys import ResourceKey
+from calico_kernel.model.meta import ObjectMeta, Resource
+from calico_kernel.model.policy import (
+    EntityRule,
+    GlobalNetworkPolicy,
+    GlobalNetworkPolicySpec,
+    Profile,
+    ProfileSpec,
+    Rule,
+    Tier,
+    TierSpec,
+)
+from calico_kernel.policy.explain import explain, render
+from calico_kernel.policy.matching import Packet
+from calico_kernel.policy.verdict import Cluster, verdict
+from calico_kernel.testing import generators
+from calico_kernel.testing.node_world import NODE, UPLINK, NodeWorld
+
+MakeDataplane = Callable[[], Dataplane]
+
+
+class World(Protocol):
+    """A node with workloads 1-3 plugged in, others on another node, and an outside. See ``NodeWorld``."""
+
+    local: Sequence[int]
+    remote: Sequence[int]
+    versions: Sequence[int]
+
+    def nodes(self) -> list[Resource]: ...
+    def workload(self, rng: Random, number: int, *, flaws: bool = False) -> WorkloadEndpoint: ...
+    def ends(self, *, node: bool = False) -> dict[str, str]: ...
+    def measure(self, packets: Sequence[Packet], expected: Sequence[bool] | None = None) -> list[bool]: ...
+    def stream(self, packets: Sequence[Packet]) -> AbstractContextManager[list[list[bool]]]: ...
+    def snapshot(self) -> list[str]: ...
+    def add_foreign(self) -> None: ...
+    def foreign(self) -> list[str]: ...
+    def flush(self) -> None: ...
+
+
+class Node:
+    """Resources, the calculation over them, and a driver under test; ``restart`` gives it a new calculation and driver,
+    as a new agent process would have them."""
+
+    def __init__(self, world: World, make_dataplane: MakeDataplane) -> None:
+        self.world, self._make = world, make_dataplane
+        self.resources: dict[ResourceKey, Resource] = {}
+        self._flows: set[Packet] = set()
+        self.restart()
+
+    def restart(self) -> None:
+        self.calculator = Calculator(NODE)
+        self.calculator.update(list(self.resources.items()))
+        self.calculator.in_sync()
+        self.dataplane = self._make()
+
+    def feed(self, *upserts: Resource, gone: Sequence[ResourceKey] = ()) -> None:
+        """Change resources; the driver hears of it, but does not apply."""
+        for key in gone:
+            self.resources.pop(key, None)
+        changed = {key_of(resource): resource for resource in upserts}
+        self.resources.update(changed)
+        self.calculator.update([*((key, None) for key in gone), *changed.items()])
+        delta = self.calculator.flush()
+        if delta is not None:
+            self.dataplane.update(delta)
+
+    def apply(self) -> ApplyReport:
+        report = self.dataplane.apply()
+        assert not report.failures, report.failures
+        return report
+
+    def change(self, *upserts: Resource, gone: Sequence[ResourceKey] = ()) -> ApplyReport:
+        self.feed(*upserts, gone=gone)
+        return self.apply()
+
+    def cluster(self) -> Cluster:
+        return Cluster.from_resources(self.resources.values(), uplinks={NODE: UPLINK})
+
+    def expected(self, packet: Packet) -> bool:
+        """What this node must do: the verdict, as far as it is taken here."""
+        steps = verdict(packet, self.cluster()).steps
+        return all(step.outcome != "deny" for step in steps if step.endpoint.node == NODE)
+
+    def check(self, packets: Sequence[Packet]) -> None:
+        """Each packet, as a flow not seen before, fares as the definition says."""
+        fresh = list(dict.fromkeys(p for p in packets if not p.has_ports or p not in self._flows))
+        self._flows.update(fresh)
+        expected = [self.expected(packet) for packet in fresh]
+        got = self.world.measure(fresh, expected)
+        wrong = [(p, want) for p, want, have in zip(fresh, expected, got, strict=True) if want != have]
+        if wrong:
+            packet, want = wrong[0]
+            told = render(explain(packet, self.cluster()))
+            raise AssertionError(f"{len(wrong)} of {len(fresh)} differ; {packet} should {_arrive(want)}:\n{told}")
+
+
+def _arrive(want: bool) -> str:
+    return "arrive" if want else "not arrive"
+
+
+def key_of(resource: Resource) -> ResourceKey:
+    return ResourceKey(resource.kind, resource.metadata.namespace, resource.metadata.name)
+
+
+class DataplaneContract:
+    """Set ``host_endpoints`` to False in a plugin that does not police the node's own interfaces."""
+
+    host_endpoints: ClassVar[bool] = True
+
+    @pytest.fixture
+    def world(self, netns_name: str) -> Iterator[World]:
+        """The test lives in the node's namespace."""
+        made = NodeWorld(netns_name)
+        try:
+            with netns.entered(made.namespace):
+                yield made
+        finally:
+            made.close()
+
+    @pytest.fixture
+    def make_dataplane(self, world: World) -> MakeDataplane:
+        raise NotImplementedError("return a function that builds the driver in the current network namespace")
+
+    @pytest.fixture
+    def node(self, world: World, make_dataplane: MakeDataplane) -> Iterator[Node]:
+        made = Node(world, make_dataplane)
+        yield made
+        made.dataplane.close()
+
+    # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_random_clusters_and_changes_get_the_verdicts_of_the_definition(self, node: Node, seed: int) -> None:
+        rng, world = Random(seed), node.world
+        ends = addresses(world)
+        node.change(*world.nodes(), *random_cluster(rng, world))
+        node.check(generators.packets(rng, ends, 80))
+        for _ in range(4):
+            gone = rng.sample([key for key in node.resources if "NetworkPolicy" in key.kind], 1)
+            replaced = world.workload(rng, rng.choice([*world.local, *world.remote]), flaws=True)
+            policy = generators.policy(rng, rng.randrange(6), flaws=True)
+            node.change(policy, replaced, gone=[*gone, *holders(node, replaced)])
+            node.check(generators.packets(rng, ends, 40))
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_host_endpoints_and_their_hooks_get_the_verdicts_of_the_definition(self, node: Node, seed: int) -> None:
+        if not self.host_endpoints:
+            pytest.skip("this dataplane does not police host endpoints")
+        rng, world = Random(100 + seed), node.world
+        ends = addresses(world, node=True)
+        endpoint = generators.host_endpoint(rng, node=NODE, interface=rng.choice((UPLINK, "*")))
+        node.change(
+            *world.nodes(),
+            *random_cluster(rng, world),
+            endpoint,
+            *(generators.host_policy(rng, number) for number in range(4)),
+        )
+        node.check(generators.packets(rng, ends, 80))
+        node.change(*(generators.host_policy(rng, number) for number in range(4)))
+        node.check(generators.packets(rng, ends, 80))
+
+    def test_every_protocol_is_told_from_every_other(self, node: Node) -> None:
+        node.change(*quiet_cluster(node.world))
+        for protocol in ("TCP", "UDP", "SCTP", "UDPLite", "ICMP", "ICMPv6"):
+            ports = (80,) if protocol in ("TCP", "UDP", "SCTP") else ()
+            rule = Rule(action="Allow", protocol=protocol, destination=EntityRule(ports=ports))
+            node.change(shut(rule))
+            node.check(every_packet(node.world))
+
+    def test_missing_profile_tier_or_readable_rule_denies(self, node: Node) -> None:
+        node.change(*quiet_cluster(node.world))
+        node.check(every_packet(node.world))
+        allow = Rule(action="Allow")
+        for flaw in (
+            Profile(
+                metadata=ObjectMeta(name="kns.blue"), spec=ProfileSpec(ingress=(Rule(action="Allow", protocol="?"),))
+            ),
+            shut(tier="ghost"),
+            shut(allow, Rule(action="Allow", source=EntityRule(selector="a ="))),
+        ):
+            node.change(flaw)
+            node.check(every_packet(node.world))
+        node.change(gone=[ResourceKey("Profile", "", "kns.blue"), ResourceKey("GlobalNetworkPolicy", "", "shut")])
+        packets = every_packet(node.world)
+        assert not any(node.expected(packet) for packet in packets)
+        node.check(packets)
+
+    def test_workload_interface_without_an_endpoint_is_dropped(self, node: Node) -> None:
+        resources = quiet_cluster(node.world)
+        node.change(*resources)
+        stranger = next(r for r in resources if isinstance(r, WorkloadEndpoint) and r.spec.pod == "w3")
+        node.change(gone=[key_of(stranger)])
+        theirs = set(stranger.spec.ip_networks)
+        packets = [p for p in every_packet(node.world) if {str(p.source), str(p.destination)} & theirs]
+        assert packets
+        assert not any(node.world.measure(packets, [False] * len(packets)))
+
+    # ── what changes when ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_nothing_on_the_node_changes_before_the_first_apply(self, node: Node) -> None:
+        before = node.world.snapshot()
+        node.feed(*quiet_cluster(node.world), shut())
+        assert node.world.snapshot() == before
+
+    def test_every_workload_is_reported_as_programmed(self, node: Node) -> None:
+        report = node.change(*quiet_cluster(node.world))
+        assert {endpoint.workload for endpoint in report.programmed} == {"blue/w1", "blue/w2", "blue/w3"}
+
+    def test_second_apply_and_restart_rewrite_nothing_and_keep_enforcing(self, node: Node) -> None:
+        rng = Random(1)
+        node.change(*node.world.nodes(), *random_cluster(rng, node.world))
+        assert node.apply().changes == 0
+        written = node.world.snapshot()
+        node.dataplane.close()
+        node.restart()
+        node.check(generators.packets(rng, addresses(node.world), 40))  # the new agent has applied nothing yet
+        assert node.change().changes == 0
+        assert node.world.snapshot() == written
+        node.check(generators.packets(rng, addresses(node.world), 40))
+
+    def test_restart_removes_what_went_meanwhile(self, node: Node) -> None:
+        node.change(*quiet_cluster(node.world), shut())
+        node.dataplane.close()
+        node.resources.pop(ResourceKey("GlobalNetworkPolicy", "", "shut"))
+        node.restart()
+        node.change()
+        packets = every_packet(node.world)
+        assert all(node.expected(packet) for packet in packets)
+        node.check(packets)
+
+    def test_update_never_opens_nor_closes_what_stays_as_it_is(self, node: Node) -> None:
+        """w1 accepts TCP only, before, during and after changes of its policies, their sets, and other endpoints."""
+        rng = Random(3)
+        node.change(*quiet_cluster(node.world), shut(Rule(action="Allow", protocol="TCP"), selector="app == 'web'"))
+        w1, w2 = (generators.workload_address(number, 4) for number in (1, 2))
+        denied = [Packet(w2, w1, "UDP", 0, 80), Packet(generators.OUTSIDE[4][0], w1, "UDP", 0, 80)]
+        allowed = [Packet(w2, w1, "TCP", 0, 80)]
+        with node.world.stream([*denied, *allowed]) as rounds:
+            for number in range(12):
+                source = EntityRule(selector=f"app == 'db' || env == '{number}'")
+                extra = Rule(
+                    action="Allow", protocol="TCP", source=source, destination=EntityRule(ports=(1000 + number,))
+                )
+                tcp = Rule(action="Allow", protocol="TCP")
+                rules = (extra, tcp) if number % 2 else (tcp, Rule(action="Deny", protocol="SCTP"), extra)
+                replaced = node.world.workload(rng, 4)
+                node.change(
+                    shut(*rules, selector="app == 'web'" if number % 3 else "has(app) && app != 'db'"),
+                    replaced,
+                    shut(name="other", order=float(number), selector="app == 'nobody'" if number % 2 else "env == 'x'"),
+                    gone=holders(node, replaced),
+                )
+        assert len(rounds) >= 3
+        assert [rnd[: len(denied)] for rnd in rounds] == [[False] * len(denied)] * len(rounds)
+        assert [rnd[len(denied) :] for rnd in rounds] == [[True] * len(allowed)] * len(rounds)
+
+    # ── living with others ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_other_peoples_rules_and_sets_stay_as_they_are(self, node: Node) -> None:
+        node.world.add_foreign()
+        theirs = node.world.foreign()
+        assert theirs
+        node.change(*quiet_cluster(node.world), shut())
+        assert node.world.foreign() == theirs
+        node.check(every_packet(node.world))
+        node.change(gone=list(node.resources))
+        assert node.world.foreign() == theirs
+        node.dataplane.uninstall()
+        assert node.world.foreign() == theirs
+
+    def test_rules_deleted_by_others_are_back_after_a_resync(self, node: Node) -> None:
+        node.change(*quiet_cluster(node.world), shut())
+        node.world.flush()
+        node.dataplane.resync()
+        node.apply()
+        node.check(every_packet(node.world))
+
+    def test_uninstall_leaves_nothing_and_is_safe_on_a_clean_node(self, node: Node) -> None:
+        clean = node.world.snapshot()
+        node.dataplane.uninstall()
+        assert node.world.snapshot() == clean
+        node.restart()
+        node.change(*quiet_cluster(node.world), shut())
+        assert node.world.snapshot() != clean
+        node.dataplane.uninstall()
+        assert node.world.snapshot() == clean
+
+
+# ── situations ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def addresses(world: World, *, node: bool = False) -> list[tuple[int, str]]:
+    """The ends of the world, as ``generators.packet`` takes them."""
+    return [(6 if ":" in address else 4, address) for address in world.ends(node=node)]
+
+
+def random_cluster(rng: Random, world: World) -> list[Resource]:
+    return [
+        *generators.surroundings(rng),
+        *(world.workload(rng, number, flaws=True) for number in (*world.local, *world.remote)),
+        *generators.policies(rng, 5, flaws=True),
+    ]
+
+
+def holders(node: Node, endpoint: WorkloadEndpoint) -> list[ResourceKey]:
+    """Workload endpoints with the addresses of ``endpoint``: the pods that it replaces."""
+    return [
+        key
+        for key, r in node.resources.items()
+        if isinstance(r, WorkloadEndpoint) and r.spec.ip_networks == endpoint.spec.ip_networks
+    ]
+
+
+def quiet_cluster(world: World) -> list[Resource]:
+    """All workloads in one namespace that allows everything; app is web, db, api in turn."""
+    allow = (Rule(action="Allow"),)
+    return [
+        *world.nodes(),
+        Tier(metadata=ObjectMeta(name="default"), spec=TierSpec(order=1_000_000.0)),
+        Profile(metadata=ObjectMeta(name="kns.blue"), spec=ProfileSpec(ingress=allow, egress=allow)),
+        *(_plain(world.workload(Random(number), number), number) for number in (*world.local, *world.remote)),
+    ]
+
+
+def _plain(endpoint: WorkloadEndpoint, number: int) -> WorkloadEndpoint:
+    from msgspec.structs import replace
+
+    app = generators.LABELS["app"][number % 3 - 1]
+    return replace(
+        endpoint,
+        metadata=replace(endpoint.metadata, namespace="blue", labels={"app": app}),
+        spec=replace(endpoint.spec, profiles=("kns.blue",), service_account_name=""),
+    )
+
+
+def shut(
+    *ingress: Rule, name: str = "shut", selector: str = "has(app)", tier: str = "default", order: float | None = None
+) -> GlobalNetworkPolicy:
+    """A policy that lets in only what ``ingress`` allows."""
+    spec = GlobalNetworkPolicySpec(selector=selector, types=("Ingress",), ingress=ingress, tier=tier, order=order)
+    return GlobalNetworkPolicy(metadata=ObjectMeta(name=name), spec=spec)
+
+
+_next_port = 20_000
+
+
+def every_packet(world: World) -> list[Packet]:
+    """From every end to every local workload, each protocol, each version; new flows at every call."""
+    global _next_port  # noqa: PLW0603 -- flows must not be seen twice by connection tracking, whichever test asks
+    made: list[Packet] = []
+    for version in world.versions:
+        here = [generators.workload_address(number, version) for number in world.local]
+        ends = [*here, generators.workload_address(world.remote[0], version), generators.OUTSIDE[version][0]]
+        for source in ends:
+            for destination in here:
+                if source == destination:
+                    continue
+                made.append(Packet.echo(source, destination))
+                for protocol in ("TCP", "UDP", "SCTP", "UDPLite"):
+                    _next_port = _next_port + 1 if _next_port < 60_000 else 20_000
+                    made.append(Packet(source, destination, protocol, _next_port, 80))
+    return made
