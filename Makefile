@@ -2,16 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
-STAMP := $(VENV)/.ready
 
 .PHONY: setup demo test system clean
 
-setup: $(STAMP)
-
-$(STAMP): pyproject.toml requirements.lock $(PLUGINS)
+setup:
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/setup.sh
-	@touch $@
 
 system:
 	@sh tools/system-packages.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -56,8 +57,9 @@ def exchange(path: str, payload: bytes, *, fds: list[int] | None = None, length:
             socket.send_fds(sock, [head], fds)
         else:
             sock.sendall(head)
-        sock.sendall(payload)
-        sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the server may have answered and closed already
+            sock.sendall(payload)
+            sock.shutdown(socket.SHUT_WR)
         data = b""
         while part := sock.recv(65536):
             data += part
