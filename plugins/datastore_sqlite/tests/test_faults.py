@@ -38,6 +38,17 @@ while True:
     number += 1
 """
 
+RETRY = """
+from calico_kernel.errors import DatastoreUnavailable
+
+
+def retry(key, value):
+    try:
+        store.put(key, value)
+    except DatastoreUnavailable:
+        retry(key, value)
+"""
+
 
 def settings(path: Path, **more: object) -> SqliteSettings:
     return SqliteSettings(path=str(path / "calico.db"), durability="normal", **more)  # type: ignore[arg-type]
@@ -167,6 +178,30 @@ def test_replaced_database_ends_watches_with_too_old_and_serves_the_new_content(
         assert "was replaced" in caplog.text
     with opened(tmp_path) as store:
         assert names(store.list([ALL_SETS]).records) == ["more", "new"]
+
+
+def test_database_replaced_under_a_busy_writer_of_another_process_stays_sound(tmp_path: Path) -> None:
+    with opened(tmp_path / "other") as other:
+        other.create(set_key("new"), network_set("new"))
+    persistent = WRITER.replace("store.put(set_key(sys", "retry(set_key(sys", 1).replace(
+        "number = 0", "number = 0\n" + RETRY, 1
+    )
+    with opened(tmp_path) as store:
+        store.create(set_key("old"), network_set("old"))
+        writer = subprocess.Popen(
+            [sys.executable, "-c", persistent, str(tmp_path / "calico.db"), "w"], stdout=subprocess.PIPE
+        )
+        assert writer.stdout is not None
+        for _ in range(50):
+            writer.stdout.readline()
+        os.replace(tmp_path / "other" / "calico.db", tmp_path / "calico.db")
+        for _ in range(50):
+            store.put(set_key("mine"), network_set("mine"))
+            writer.stdout.readline()
+        writer.kill()
+        writer.communicate()
+        assert {"mine", "new"} <= {*names(store.list([ALL_SETS]).records)} <= {"mine", "new", "w", "pair"}
+    assert sqlite3.connect(tmp_path / "calico.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_revision_of_a_deleted_database_is_too_old_for_its_successor(tmp_path: Path) -> None:
