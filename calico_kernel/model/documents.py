@@ -18,6 +18,7 @@ import msgspec
 from msgspec import json as mjson
 
 from calico_kernel.errors import ValidationError
+from calico_kernel.model.codec import without_nulls
 from calico_kernel.model.formats import CANONICAL
 from calico_kernel.model.kinds import KINDS
 from calico_kernel.model.meta import API_VERSION, Resource
@@ -241,6 +242,8 @@ def _struct(value: Mapping[str, Any], struct: type[msgspec.Struct], path: str, p
 
 
 def _value(value: Any, plan: Plan, path: str, problems: Problems) -> Any:
+    if plan.shape == "any":
+        return without_nulls(value)
     if plan.shape == "struct":
         assert plan.struct is not None
         if isinstance(value, Mapping):

@@ -17,11 +17,12 @@ from calico_kernel.model.types import Must
 
 class Plan(Struct, frozen=True, kw_only=True):
     """One value. ``scalars``: the Python types it may have. ``words``: the only texts allowed (a Literal).
-    ``item``: of a list or map. ``struct``: its fields are ``fields_of(struct)``."""
+    ``item``: of a list or map. ``struct``: its fields are ``fields_of(struct)``. "any": a type that plugins may use and
+    that is left to msgspec (dates, enumerations, unions of objects...)."""
 
     scalars: frozenset[type] = frozenset()
     words: tuple[str, ...] = ()
-    shape: Literal["scalar", "list", "map", "struct"] = "scalar"
+    shape: Literal["scalar", "list", "map", "struct", "any"] = "scalar"
     item: Plan | None = None
     struct: type[Struct] | None = None
     musts: tuple[Must, ...] = ()
@@ -56,18 +57,20 @@ def _plan(hint: Any) -> Plan:
         return _merged([_plan(part) for part in get_args(hint) if part is not type(None)])
     if origin is Literal:
         return Plan(scalars=frozenset({str}), words=get_args(hint))
-    if origin is tuple:
+    if origin in (list, set, frozenset) or (origin is tuple and get_args(hint)[1:] == (...,)):
         return Plan(shape="list", item=_plan(get_args(hint)[0]))
-    if origin is dict:
+    if origin is dict and get_args(hint)[0] is str:
         return Plan(shape="map", item=_plan(get_args(hint)[1]))
     if isinstance(hint, type) and issubclass(hint, Struct):
         return Plan(shape="struct", struct=hint)
-    return Plan(scalars=frozenset({hint}))
+    return Plan(scalars=frozenset({hint})) if hint in (str, int, float, bool) else Plan(shape="any")
 
 
 def _merged(plans: list[Plan]) -> Plan:
     if len(plans) == 1:
         return plans[0]
+    if any(plan.shape != "scalar" or plan.words for plan in plans):
+        return Plan(shape="any")
     return Plan(
         scalars=frozenset().union(*(plan.scalars for plan in plans)), musts=tuple(m for p in plans for m in p.musts)
     )

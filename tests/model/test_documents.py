@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import datetime
+import enum
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import pytest
+from msgspec import Meta, Struct, field
 
 from calico_kernel.errors import ValidationError
-from calico_kernel.model import documents
+from calico_kernel.model import codec, documents, keys, kinds, validate
 from calico_kernel.model.bgp import BGPPeer
 from calico_kernel.model.endpoints import Node
+from calico_kernel.model.meta import Resource, always
 from calico_kernel.model.policy import GlobalNetworkPolicy, NetworkPolicy, Rule
 
 HEAD = "apiVersion: projectcalico.org/v3\nkind: {}\nmetadata:\n  name: x\n"
@@ -171,6 +176,61 @@ def test_value_that_no_store_can_hold_is_refused(metadata: dict[str, Any], path:
     with pytest.raises(ValidationError) as caught:
         documents.to_resource({"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": metadata})
     assert [p for p, _ in caught.value.problems] == [path]
+
+
+class Shape(enum.Enum):
+    ROUND = "round"
+
+
+class Part(Struct, frozen=True):
+    size: Annotated[int, Meta(ge=1)]
+
+
+class GadgetSpec(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Types that no built-in kind uses, and a plain Struct without the base of the built-in ones."""
+
+    parts: list[Part] = []
+    shape: Shape | None = None
+    made_at: datetime.datetime | None = None
+    extra: Any = None
+    either: Literal["a", "b"] | int = "a"
+
+
+class Gadget(Resource, tag="Gadget"):
+    api_version: str = always("acme.example/v1")
+    spec: GadgetSpec = field(default_factory=GadgetSpec)
+    plural = "gadgets"
+
+
+@pytest.fixture
+def gadgets() -> Iterator[None]:
+    kinds.register(Gadget)
+    yield
+    kinds.unregister(Gadget)
+
+
+@pytest.mark.usefixtures("gadgets")
+def test_vendor_kind_may_use_any_type_and_its_own_version() -> None:
+    text = """
+apiVersion: acme.example/v1
+kind: Gadget
+metadata: {name: g}
+spec: {parts: [{size: 2}], shape: round, madeAt: 2026-01-01T00:00:00Z, extra: {a: [1, null]}, either: 3}
+"""
+    (gadget,) = documents.read_resources(text)
+    assert isinstance(gadget, Gadget)
+    assert gadget.spec.parts == [Part(2)] and gadget.spec.shape is Shape.ROUND and gadget.spec.either == 3
+    assert gadget.spec.extra == {"a": [1, None]}
+    assert validate.problems(gadget) == []
+    assert codec.decode(keys.key_of(gadget), codec.encode(gadget)) == gadget
+
+
+@pytest.mark.usefixtures("gadgets")
+def test_vendor_kind_is_refused_at_the_field_like_a_built_in_one() -> None:
+    head = "apiVersion: acme.example/v1\nkind: Gadget\nmetadata: {name: g}\n"
+    assert problems(head + "spec: {part: []}") == [("spec.part", "unknown field; did you mean 'parts'?")]
+    assert problems(head + "spec: {parts: [{size: 0}]}") == [("spec.parts[0].size", "Expected `int` >= 1")]
+    assert problems(head.replace("acme.example/v1", "projectcalico.org/v3"))[0][0] == "kind"
 
 
 def test_json_input_and_document_output_are_inverse() -> None:
