@@ -72,7 +72,9 @@ class Program(NamedTuple):
                 parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=extra.help)
                 extra.configure(parser)
                 self._repeat_common(parser)
-                return int(extra.run(_parsed(parser, after, args)) or 0)
+                args = _parsed(parser, after, args)
+                args.client = lambda: session.client
+                return int(extra.run(args) or 0)
         from calico_kernel.config.source import did_you_mean
 
         print(f"unknown command {word!r}{did_you_mean(word, self.commands)} (see {self.name} --help)", file=sys.stderr)

@@ -414,8 +414,19 @@ def _node_addresses(resources: Sequence[Resource]) -> dict[Address, str]:
             *(address.address for address in spec.addresses),
             *(address for interface in spec.interfaces for address in interface.addresses),
         ]
-        addresses.update({ip_interface(text).ip: node.metadata.name for text in texts if text})
+        addresses.update(dict.fromkeys(_readable_addresses(texts), node.metadata.name))
     return addresses
+
+
+def _readable_addresses(texts: Iterable[str]) -> set[Address]:
+    """Those of ``texts`` that are addresses: a node's list also holds host names."""
+    found: set[Address] = set()
+    for text in texts:
+        try:
+            found.add(ip_interface(text).ip)
+        except ValueError:
+            continue
+    return found
 
 
 def _uplinks(resources: Sequence[Resource]) -> dict[str, str]:
@@ -424,8 +435,8 @@ def _uplinks(resources: Sequence[Resource]) -> dict[str, str]:
     for node in resources:
         if not isinstance(node, Node) or node.spec.bgp is None:
             continue
-        main = {ip_interface(a).ip for a in (node.spec.bgp.ipv4_address, node.spec.bgp.ipv6_address) if a}
+        main = _readable_addresses((node.spec.bgp.ipv4_address, node.spec.bgp.ipv6_address))
         for interface in node.spec.interfaces:
-            if main & {ip_interface(address).ip for address in interface.addresses}:
+            if main & _readable_addresses(interface.addresses):
                 uplinks[node.metadata.name] = interface.name
     return uplinks

@@ -68,3 +68,11 @@ def test_offline_needs_no_datastore(ctl: Any, tmp_path: Path, monkeypatch: pytes
 def test_question_that_cannot_be_answered_says_why(ctl: Any, argv: tuple[str, ...], said: str) -> None:
     ran = ctl("explain", *argv)
     assert ran.status == 1 and said in ran.err
+
+
+def test_explain_reads_everything_that_calico_stores(ctl: Any) -> None:
+    """Nodes list host names among their addresses; the recorded resources have nearly every field."""
+    resources = Path(__file__).parent.parent / "model" / "data" / "resources.yaml"
+    assert ctl("apply", "-f", str(resources)).status == 0
+    ran = ctl("explain", "shop/web-1", "10.65.0.99", "--port", "443")
+    assert ran.status == 0 and "from 10.65.0.20" in ran.out

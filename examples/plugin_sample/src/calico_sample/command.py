@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from calico_kernel.client import Client
-from calico_kernel.compose import compose
-from calico_kernel.config import load
 from calico_kernel.hookspecs import CliCommand
 from calico_sample.kinds import OWNER_LABEL
 
@@ -18,13 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    composition = compose(load(args.config))
-    try:
-        endpoints = Client(store=composition.open_datastore()).list("WorkloadEndpoint").items
-    finally:
-        composition.close()
     owned: dict[str, list[str]] = {}
-    for endpoint in endpoints:
+    for endpoint in args.client().list("WorkloadEndpoint").items:
         meta = endpoint.metadata
         owned.setdefault(meta.labels.get(OWNER_LABEL, ""), []).append(f"{meta.namespace}/{meta.name}")
     chosen = {owner: names for owner, names in sorted(owned.items()) if args.owner in {"", owner}}
