@@ -212,10 +212,11 @@ class Calculator:
     def _take(self) -> Delta:
         self._endpoints.resolve(self._policies.resolve())
         self._profiles.resolve()
-        self._routes.resolve()
         config = self._configuration.resolve()
         changed_config = config if config is not self._config and config != self._config else None
         self._config = config
+        self._choose_route_source(config.route_source == "WorkloadIPs")
+        self._routes.resolve()
         needs = self._pools.needs(config)
         changed_needs = needs if needs != self._needs else None
         self._needs = needs
@@ -236,6 +237,13 @@ class Calculator:
             hosts=self._nodes.hosts.take(),
         )
 
+    def _choose_route_source(self, from_workloads: bool) -> None:
+        if from_workloads != self._routes.from_workloads:
+            self._routes.from_workloads = from_workloads
+            if from_workloads:
+                for name, node, nets in self._items.workloads():
+                    self._routes.put_workload(name, _as_tuple(nets), node)
+
     # ── one kind of record each; ``value`` None means absent; ValueError and CalicoError mean unusable ───────────────
 
     def _workload_endpoint(self, key: ResourceKey, value: WorkloadEndpoint | None) -> None:
@@ -244,6 +252,8 @@ class Calculator:
             self._items.drop(name)
             if name in self._local:
                 self._forget_local(name, key)
+            elif self._routes.from_workloads:
+                self._routes.put_workload(name, (), "")
             return
         spec = value.spec
         networks = spec.ip_networks
@@ -259,22 +269,21 @@ class Calculator:
             labels = _own_labels(labels, key.namespace, spec.orchestrator, spec.service_account_name)
         context = (key.namespace, spec.orchestrator, spec.service_account_name, spec.profiles)
         ports = self._named_ports(spec.ports) if spec.ports else ()
-        if spec.node == self.node:
-            addresses = (nets,) if isinstance(nets, str) else nets
-            local = local_workload(value, addresses)
-            self._items.put(name, labels, context, nets, ports)
+        is_local = spec.node == self.node
+        local = local_workload(value, _as_tuple(nets)) if is_local else None
+        self._items.put(name, labels, context, nets, ports, spec.node)
+        if local is not None:
             self._local[name] = None
             self._endpoints.put(key, dict(labels), context, local)
-            self._routes.put_workload(key, addresses)
-        else:
-            self._items.put(name, labels, context, nets, ports)
-            if name in self._local:
-                self._forget_local(name, key)
+        elif name in self._local:
+            self._forget_local(name, key)
+        if is_local or self._routes.from_workloads:
+            self._routes.put_workload(name, _as_tuple(nets), spec.node)
 
     def _forget_local(self, name: str, key: ResourceKey) -> None:
         self._local.pop(name, None)
         self._endpoints.drop(key)
-        self._routes.put_workload(key, ())
+        self._routes.put_workload(name, (), self.node)
 
     def _host_endpoint(self, key: ResourceKey, value: HostEndpoint | None) -> None:
         name = f"HostEndpoint//{key.name}"
@@ -351,6 +360,10 @@ class Calculator:
                     raise ValueError(f"port {port.name!r}: protocol {port.protocol!r} has no ports")
                 found[NamedPort(port.name, protocol, port.port)] = None
         return tuple(found)
+
+
+def _as_tuple(nets: Nets) -> tuple[str, ...]:
+    return (nets,) if isinstance(nets, str) else nets
 
 
 def _is_clean(names: tuple[str, ...]) -> bool:

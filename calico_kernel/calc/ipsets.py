@@ -146,17 +146,12 @@ class IpSets:
 
     def changed(self, item: int, old: State | None, new: State | None) -> None:
         """An item changed (``calc.items.Watcher``)."""
+        was: set[_Matched] = set()
+        now: set[_Matched] = set()
         if old is not None:
-            was = [entry for entry in self._candidates.find(old.labels) if item in entry.items]
-        else:
-            was = []
+            was.update(entry for entry in self._candidates.find(old.labels) if item in entry.items)
         if new is not None:
-            now = []
-            for entry in self._candidates.find(new.labels):
-                if entry.selector.matches(new.labels):
-                    now.append(entry)
-        else:
-            now = []
+            now.update(entry for entry in self._candidates.find(new.labels) if entry.selector.matches(new.labels))
         if not was and not now:
             return
         same_members = old is not None and new is not None and old.nets == new.nets and old.ports == new.ports

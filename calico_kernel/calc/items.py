@@ -58,9 +58,12 @@ class Items:
         self._label_set_of = array("I")
         self._context_of = array("I")
         self._ports_of = array("I")
+        self._node_of = array("I")
         self.nets_of: list[Nets] = []
         self.holders: dict[str, int | set[int]] = {}
         """Set member -> the items that have it."""
+        self._nodes = [""]
+        self._node_ids = {"": 0}
         self._ports: list[Ports] = [()]
         self._port_ids: dict[Ports, int] = {(): 0}
         self.with_port: dict[str, BitMap] = {}
@@ -71,8 +74,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def put(self, key: str, labels: Mapping[str, str], context_key: ContextKey, nets: Nets, ports: Ports) -> None:
-        """Add or replace the item. Raises ValueError, and changes nothing, when a label cannot be held."""
+    def put(
+        self, key: str, labels: Mapping[str, str], context_key: ContextKey, nets: Nets, ports: Ports, node: str = ""
+    ) -> None:
+        """Add or replace the item. ``node``: where the workload runs that it is; "" for anything else.
+        Raises ValueError, and changes nothing, when a label cannot be held."""
         context = self.contexts.take(context_key)
         try:
             label_set = self.label_sets.take(labels)
@@ -83,6 +89,7 @@ class Items:
         item = self.ids.get(key)
         if item is None:
             item = self._new_item(key, nets)
+            self._node_of[item] = self._node_id(node)
             self._label_set_of[item] = label_set
             self._context_of[item] = context
             self.contexts.items[context] = with_id(self.contexts.items[context], item)
@@ -92,6 +99,7 @@ class Items:
                 self.postings.add(item, new.labels)
                 self.watcher.changed(item, None, new)
             return
+        self._node_of[item] = self._node_id(node)
         old_label_set, old_context = self._label_set_of[item], self._context_of[item]
         old_nets, old_ports = self.nets_of[item], self._ports_of[item]
         if label_set == old_label_set and context == old_context and ports_id == old_ports and nets == old_nets:
@@ -205,6 +213,7 @@ class Items:
             self._label_set_of.append(0)
             self._context_of.append(0)
             self._ports_of.append(0)
+            self._node_of.append(0)
         self.ids[key] = item
         self.postings.all.add(item)
         return item
@@ -247,6 +256,20 @@ class Items:
                 items.discard(item)
                 if not items:
                     del self.with_port[port.name]
+
+    def workloads(self) -> Iterator[tuple[str, str, Nets]]:
+        """(key, node, addresses) of every item that is a workload on a node."""
+        for key, item in self.ids.items():
+            if self._node_of[item]:
+                yield key, self._nodes[self._node_of[item]], self.nets_of[item]
+
+    def _node_id(self, node: str) -> int:
+        """Nodes are few next to what runs on them; a name is never forgotten."""
+        found = self._node_ids.get(node)
+        if found is None:
+            found = self._node_ids[node] = len(self._nodes)
+            self._nodes.append(node)
+        return found
 
     def _ports_id(self, ports: Ports) -> int:
         """Distinct port lists come from pod templates: few, so they are never forgotten."""

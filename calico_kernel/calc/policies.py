@@ -162,12 +162,13 @@ class Policies:
         return selection
 
     def put_tier(self, name: str, tier: Tier | None) -> None:
-        if self._tiers.get(name) != tier:
+        stored = None if tier is None else Tier(metadata=ObjectMeta(name=name), spec=tier.spec)
+        if self._tiers.get(name) != stored:
             self._tiers_changed = True
-            if tier is None:
-                self._tiers.pop(name, None)
+            if stored is None:
+                del self._tiers[name]
             else:
-                self._tiers[name] = Tier(metadata=ObjectMeta(name=name), spec=tier.spec)
+                self._tiers[name] = stored
 
     def put_endpoint(self, endpoint: Hashable, labels: Mapping[str, str] | None) -> None:
         """A local endpoint has these labels (inherited ones included); None when it is gone."""

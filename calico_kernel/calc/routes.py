@@ -4,7 +4,7 @@ Four sources say something of a prefix: pools, IPAM blocks (and single addresses
 and references (local workloads, tunnel ends). What is known of all prefixes that contain one is put together for it.
 A block's prefix is known by its text; containing prefixes are found by masking with the lengths in use.
 
-In:   pools, blocks, nodes, addresses of local workloads.   Out: ``Route`` values.
+In:   pools, blocks, nodes, addresses of workloads.   Out: ``Route`` values.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Routes:
         self._of_node: dict[str, Counter[_Prefix]] = {}
         self._hosts: dict[str, NodeInfo] = {}
         self._pools: dict[str, PoolInfo] = {}
-        self._workloads: dict[object, tuple[str, ...]] = {}
+        self._workloads: dict[str, tuple[tuple[str, ...], str]] = {}
+        self._from_workloads = False
 
     # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -78,6 +79,10 @@ class Routes:
         old = self._of_block.pop(cidr, {})
         if new:
             self._of_block[cidr] = new
+        if not self._from_workloads:
+            self._replace_block(cidr, old, new)
+
+    def _replace_block(self, cidr: str, old: Mapping[_Prefix, str], new: Mapping[_Prefix, str]) -> None:
         for prefix, node in old.items():
             if new.get(prefix) != node:
                 entry = self._entry(prefix)
@@ -108,13 +113,32 @@ class Routes:
         else:
             self._dirty.update(self._of_node.get(name, ()))
 
-    def put_workload(self, key: object, addresses: tuple[str, ...]) -> None:
-        """A local workload has these addresses; () when it is gone."""
-        old = self._workloads.pop(key, ())
+    def put_workload(self, key: str, addresses: tuple[str, ...], node: str) -> None:
+        """A workload on ``node`` has these addresses; () when it is gone. Those of this node always count, those of
+        other nodes in place of blocks (``from_workloads``)."""
+        old_addresses, old_node = self._workloads.pop(key, ((), node))
         if addresses:
-            self._workloads[key] = addresses
-        if old != addresses:
-            self._refer(self._node, _WORKLOAD, addresses, old)
+            self._workloads[key] = addresses, node
+        if (old_addresses, old_node) != (addresses, node):
+            self._refer(node, _WORKLOAD, addresses, ())
+            self._refer(old_node, _WORKLOAD, (), old_addresses)
+
+    @property
+    def from_workloads(self) -> bool:
+        """Routes to remote workloads come from their endpoints, not from IPAM blocks (Felix: RouteSource)."""
+        return self._from_workloads
+
+    @from_workloads.setter
+    def from_workloads(self, wanted: bool) -> None:
+        if wanted == self._from_workloads:
+            return
+        self._from_workloads = wanted
+        for cidr, prefixes in self._of_block.items():
+            self._replace_block(cidr, prefixes if wanted else {}, {} if wanted else prefixes)
+        if not wanted:
+            for key, (_addresses, node) in list(self._workloads.items()):
+                if node != self._node:
+                    self.put_workload(key, (), node)
 
     def _refer(self, node: str, kind: int, new: Iterable[str], old: Iterable[str]) -> None:
         for ip in new:

@@ -19,6 +19,7 @@ from calico_kernel.model.endpoints import (
     WorkloadEndpointPort,
     WorkloadEndpointSpec,
 )
+from calico_kernel.model.felix import FelixConfiguration, FelixConfigurationSpec
 from calico_kernel.model.ipam import AllocationBlock, BlockAttributes
 from calico_kernel.model.keys import BlockKey, Key, ResourceKey
 from calico_kernel.model.meta import ObjectMeta
@@ -192,7 +193,14 @@ def policy_events(draw: st.DrawFn) -> tuple[Key, Any]:
 
 @st.composite
 def other_events(draw: st.DrawFn) -> tuple[Key, Any]:
-    match draw(st.integers(0, 5)):
+    match draw(st.integers(0, 6)):
+        case 6:
+            key = ResourceKey("FelixConfiguration", "", draw(st.sampled_from(("default", "node.n1", "chosen"))))
+            source = draw(st.sampled_from((None, "WorkloadIPs", "CalicoIPAM")))
+            settings_ = FelixConfigurationSpec(
+                route_source=source, vxlan_enabled=draw(st.sampled_from((None, False))), node_selector="all()"
+            )
+            return key, FelixConfiguration(metadata=meta(key), spec=settings_)
         case 0:
             key = ResourceKey("Profile", "", draw(profile_names))
             given_labels = draw(labels) | draw(st.sampled_from(({}, {"pcns.team": "x"}, {"pcns.team": "y"})))

@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from calico_kernel.model.felix import FelixConfiguration, FelixConfigurationSpec
+from calico_kernel.model.keys import ResourceKey
+from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.nodestate import (
     ActivePool,
     Encapsulation,
@@ -126,6 +129,25 @@ def test_ipv6_block_is_routed_to_the_ipv6_address(make: SimpleNamespace) -> None
     n1 = make.node1(node, make.block("fd00:1::/122", "host:n2"), make.pool("p", "fd00:1::/64", vxlan_mode="Always"))
     route = n1.routes["fd00:1::/122"]
     assert (route.node, route.node_address, route.encapsulation) == ("n2", "", Encapsulation.VXLAN)
+
+
+def test_workload_addresses_take_the_place_of_blocks_when_asked(make: SimpleNamespace) -> None:
+    key = ResourceKey("FelixConfiguration", "", "default")
+    from_workloads = FelixConfiguration(
+        metadata=ObjectMeta(name="default"), spec=FelixConfigurationSpec(route_source="WorkloadIPs")
+    )
+    remote = make.workload("r", "10.0.1.1/32", node="n2")
+    n1 = make.node1(make.block("10.0.1.0/26", "host:n2"), remote, make.workload("w", "10.0.0.1/32"))
+    assert set(n1.routes) == {"10.0.1.0/26", "10.0.0.1/32"}
+    n1.update((key, from_workloads))
+    assert set(n1.routes) == {"10.0.1.1/32", "10.0.0.1/32"}
+    assert (n1.routes["10.0.1.1/32"].kind, n1.routes["10.0.1.1/32"].node) == (REMOTE, "n2")
+    n1.update(make.workload("s", "10.0.2.1/32", node="n3"), make.workload("r", "10.0.1.1/32", node="n3"))
+    assert (n1.routes["10.0.1.1/32"].node, n1.routes["10.0.2.1/32"].node) == ("n3", "n3")
+    n1.update(make.gone(remote))
+    assert set(n1.routes) == {"10.0.2.1/32", "10.0.0.1/32"}
+    n1.update((key, None))
+    assert set(n1.routes) == {"10.0.1.0/26", "10.0.0.1/32"}
 
 
 def test_pools_say_where_to_masquerade_and_which_encapsulation_is_needed(make: SimpleNamespace) -> None:
