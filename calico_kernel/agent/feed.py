@@ -61,6 +61,14 @@ class Feed(threading.Thread):
         self._stopping = threading.Event()
         self._watch: Watch | None = None
         self._known: set[Key] = set()
+        self._again = threading.Event()
+
+    def restart(self) -> None:
+        """List everything again: whoever consumes the batches has lost its view."""
+        self._again.set()
+        watch = self._watch
+        if watch is not None:
+            watch.close()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -98,6 +106,7 @@ class Feed(threading.Thread):
         self.state.trouble = ""
 
     def _list(self) -> str:
+        self._again.clear()
         listing = self._store.list(self._queries)
         self.state.lists += 1
         self._back()
@@ -113,7 +122,7 @@ class Feed(threading.Thread):
         backoff = Backoff(first_s=0.1, most_s=5.0)
         watch = self._watch = self._store.watch(self._queries, revision=revision)
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not self._again.is_set():
                 try:
                     events = watch.next(WATCH_S)
                 except DatastoreUnavailable as exc:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MOST_CHANGES = 20_000
 """Changes calculated together at most, so that a flood does not hold back the first of them."""
+START_OVER_S = 1.0
 
 
 @attrs.define
@@ -41,11 +42,12 @@ class LoopState:
 
 
 class CalcLoop(threading.Thread):
-    """``listeners`` see every delta, after the workers got it, in this thread."""
+    """``listeners`` see every delta, after the workers got it, in this thread. ``start_over`` is called when the
+    calculation broke and a new one needs to be told everything."""
 
     def __init__(
         self,
-        calculator: Calculator,
+        make_calculator: Callable[[], Calculator],
         node: str,
         workers: Sequence[DriverWorker],
         programmed: Programmed,
@@ -53,7 +55,9 @@ class CalcLoop(threading.Thread):
     ) -> None:
         super().__init__(name="calc", daemon=True)
         self.state = LoopState()
-        self.calculator = calculator
+        self.calculator = make_calculator()
+        self.start_over: Callable[[], None] = lambda: None
+        self._make_calculator = make_calculator
         self.workers: list[DriverWorker] = list(workers)
         self._node, self._programmed, self._listeners = node, programmed, listeners
         self._queue: queue.Queue[Batch | None] = queue.Queue(maxsize=64)
@@ -82,7 +86,10 @@ class CalcLoop(threading.Thread):
                 if self._take(batch):
                     return
             except Exception:
-                log.exception("calculating a batch failed; the rest goes on")
+                log.exception("the calculation broke; a new one reads everything again")
+                self.calculator, self._synced = self._make_calculator(), False
+                self.start_over()
+                time.sleep(START_OVER_S)
             finally:
                 self.state.busy_since = None
 
@@ -102,7 +109,7 @@ class CalcLoop(threading.Thread):
             changes.extend(more.changes)
             in_sync = in_sync or more.in_sync
         revisions = self._local_revisions(changes)
-        self.calculator.update((change.key, change.value) for change in changes)
+        self._update(changes)
         self.state.updates += len(changes)
         if in_sync and not self._synced:
             self.calculator.in_sync()
@@ -115,6 +122,21 @@ class CalcLoop(threading.Thread):
         if delta is not None or revisions:
             self._send(delta if delta is not None else Delta(), revisions)
         return stopping
+
+    def _update(self, changes: Sequence[Change]) -> None:
+        """All at once; should a record break the calculation, one by one, and that record counts as absent."""
+        try:
+            self.calculator.update((change.key, change.value) for change in changes)
+        except Exception:
+            log.exception("a record broke the calculation; looking for it")
+        else:
+            return
+        for change in changes:
+            try:
+                self.calculator.update([(change.key, change.value)])
+            except Exception as exc:  # noqa: BLE001 -- contained: the record counts as absent
+                log.error("%s counts as absent: calculating it failed: %s: %s", change.key, type(exc).__name__, exc)
+                self.calculator.update([(change.key, None)])
 
     def _send(self, delta: Delta, revisions: dict[WorkloadEndpointId, str]) -> None:
         self.state.deltas += 1

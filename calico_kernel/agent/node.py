@@ -153,9 +153,10 @@ class NodeAgent:
         if composition.has_ipam:
             self._tunnels = TunnelAddresses(self._config.node, store, composition.open_ipam())
             listeners.append(self._tunnels.saw)
-        calculator = Calculator(self._config.node, self._felix_environment())
-        self._loop = CalcLoop(calculator, self._config.node, self._workers, self._programmed, listeners)
-        self._feed = Feed(store, calculator.queries(), self._loop.sink)
+        make_calculator = partial(Calculator, self._config.node, self._felix_environment())
+        self._loop = CalcLoop(make_calculator, self._config.node, self._workers, self._programmed, listeners)
+        self._feed = Feed(store, self._loop.calculator.queries(), self._loop.sink)
+        self._loop.start_over = self._feed.restart
         return [opened.value for opened in composition.local_services(self._lend)]
 
     def _start_threads(self, stack: contextlib.ExitStack) -> None:

@@ -24,18 +24,21 @@ class Programmed:
         self._observers = observers
         self._changed = threading.Condition()
         self._revisions: dict[WorkloadEndpointId, str] = {}
+        self._carried: dict[WorkloadEndpointId, str] = {}
         self._workloads: dict[WorkloadEndpointId, LocalWorkload] = {}
 
     def applied(self, ids: Iterable[WorkloadEndpointId], revisions: Mapping[WorkloadEndpointId, str]) -> None:
-        """The dataplane enforces exactly ``ids``; those among them that this apply carried are at ``revisions``."""
+        """The dataplane enforces exactly ``ids``, each as of the newest of ``revisions`` that an apply carried for it.
+        One that was carried but is not enforced yet (its interface is missing) keeps its revision for later."""
         current = set(ids)
         with self._changed:
+            self._carried.update(revisions)
             gone = [endpoint for endpoint in self._revisions if endpoint not in current]
             for endpoint in gone:
                 del self._revisions[endpoint]
             fresh = [endpoint for endpoint in current if endpoint in revisions or endpoint not in self._revisions]
             for endpoint in fresh:
-                self._revisions[endpoint] = revisions.get(endpoint, "")
+                self._revisions[endpoint] = self._carried.get(endpoint, "")
             told = [self._workloads[endpoint] for endpoint in fresh if endpoint in self._workloads]
             self._changed.notify_all()
         for workload in told:
@@ -51,6 +54,7 @@ class Programmed:
             self._workloads.update(upserts)
             for endpoint in removes:
                 self._workloads.pop(endpoint, None)
+                self._carried.pop(endpoint, None)
 
     def wait(self, endpoint: WorkloadEndpointId, revision: str, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

@@ -87,7 +87,10 @@ class TunnelAddresses(threading.Thread):
         self._wake, self._stopping = threading.Event(), False
 
     def saw(self, delta: Delta) -> None:
-        if delta.full or delta.pools or delta.needs is not None or self._node in delta.hosts.upserts:
+        own = (
+            self._node in delta.hosts.upserts or self._node in delta.vteps.upserts or self._node in delta.vteps.removes
+        )
+        if delta.full or delta.pools or delta.needs is not None or own:
             self._wake.set()
 
     def stop(self) -> None:

@@ -72,3 +72,11 @@ def test_observers_hear_of_each_endpoint_once_and_one_that_fails_harms_nobody() 
     tracker.applied([WEB], {})
     tracker.applied([], {})
     assert seen.events == [("programmed", WEB), ("removed", WEB)]
+
+
+def test_an_endpoint_carried_before_its_interface_came_is_known_by_its_revision_later() -> None:
+    tracker = Programmed()
+    tracker.applied([], {WEB: "5"})
+    assert not tracker.wait(WEB, "5", 0)
+    tracker.applied([WEB], {})
+    assert tracker.wait(WEB, "5", 0)
