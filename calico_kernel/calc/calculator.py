@@ -109,7 +109,8 @@ class Calculator:
         return (*(ResourceQuery(kind) for kind in _KINDS), BlockQuery())
 
     def update(self, events: Iterable[tuple[Key, Value | Malformed | None]]) -> None:
-        """Take in present values; None and ``Malformed`` mean absent. Any order, repeated, with spurious deletes.
+        """Take in present values; None means absent, as does ``Malformed`` without a value ``instead``. Any order,
+        repeated, with spurious deletes.
 
         Never raises for what a value holds: what cannot be used is absent, and noted in ``problems``."""
         handlers, problems = self._handlers, self._problems
@@ -130,8 +131,7 @@ class Calculator:
                     problems.pop(key, None)
                 if type(value) is Malformed:
                     problems[key] = value.reason
-                    handler(key, None)
-                    continue
+                    value = value.instead  # noqa: PLW2901 (a policy that cannot be read denies where it governs)
                 try:
                     handler(key, value)
                 except (ValueError, CalicoError) as exc:
