@@ -7,6 +7,7 @@ Owns:  nothing. ``COMMAND`` is what the ``calico`` program registers.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
         return int(_ACTIONS[arguments.action](arguments))
     except CalicoError as exc:
         print(f"calico lab: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("calico lab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 

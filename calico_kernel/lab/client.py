@@ -64,8 +64,11 @@ class LabClient:
                 todo=f"start it with `calico lab up --name {name}`"
                 + (f", or use --name with one of: {', '.join(running)}" if running else ""),
             ) from exc
+        self.pid, uid, _gid = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != os.getuid():
+            self._socket.close()
+            raise LabError(what=f"the name {name} is taken by a process of user {uid}", todo="choose another --name")
         self._stream = self._socket.makefile("rwb")
-        self.pid = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
     def __enter__(self) -> LabClient:
         return self
@@ -79,6 +82,10 @@ class LabClient:
         with contextlib.suppress(OSError):  # a request that a dead lab never took may still be in the buffer
             self._stream.close()
         self._socket.close()
+
+    def leave(self) -> None:
+        """Let the lab live on after this client."""
+        self._process = None
 
     def ask(self, do: str, *, say: Callable[[str], None] = lambda _text: None, **arguments: Any) -> Any:
         """Raises LabError with what the lab answered, also when it went away."""
@@ -172,19 +179,24 @@ def start(
             preexec_fn=libc.die_with_parent if tied else None,  # noqa: PLW1509 -- one call of prctl, no lock
             env={**os.environ, "CALICO_LAB": name},
         )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(encode(topology))
-        process.stdin.close()
-    client = _connect(name, process)
     try:
-        client.ask("wait", say=say)
-    except BaseException:
-        client.end()
-        client.close()
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(encode(topology))
+            process.stdin.close()
+        client = _connect(name, process)
+        try:
+            client.ask("wait", say=say)
+        except BaseException:
+            client.end()
+            client.close()
+            raise
+    except BaseException:  # also when a person interrupts: half a lab is of no use
+        process.kill()
+        process.wait()
         raise
     if not tied:
-        client._process = None  # it is not ours to end any more
+        client.leave()
     return client
 
 

@@ -208,6 +208,7 @@ def main() -> int:
     log = os.open(f"{hosts.LAB}/logs/lab.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.setswitchinterval(0.0005)  # the watcher that stamps writes must not wait for the thread that sends probes
     resident = Resident(listener)
     resident.run(Lab(topology, say=resident.say), agents=agents)
     return 0
