@@ -42,7 +42,7 @@ def address(name: str) -> str:
 def names() -> list[str]:
     """Labs of this user in this network namespace."""
     wanted = f"@calico-lab/{os.getuid()}/"
-    with open("/proc/net/unix") as file:
+    with open("/proc/thread-self/net/unix") as file:
         paths = {line.split()[-1] for line in file}
     return sorted(path.removeprefix(wanted) for path in paths if path.startswith(wanted))
 

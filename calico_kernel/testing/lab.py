@@ -87,18 +87,21 @@ class RunningLab:
         ]
 
     @contextlib.contextmanager
-    def streaming(self, expectations: Sequence[Expectation], *, seconds: float) -> Iterator[dict[str, Any]]:
+    def streaming(
+        self, expectations: Sequence[Expectation], *, seconds: float, versions: Sequence[int] = (4, 6)
+    ) -> Iterator[dict[str, Any]]:
         """Begin new flows all the time, beside the body of ``with``; the mapping then holds ``sent``, ``lost`` and
         ``leaked``. The body may go on for longer than ``seconds``."""
         seen: dict[str, Any] = {}
+        wanted = [(each, version) for each in expectations for version in versions]
 
         def stream() -> None:
             with contextlib.closing(LabClient(self.client.name)) as second:
                 seen.update(
                     second.ask(
                         "stream",
-                        probes=[_probe(source, target, service, 4) for source, target, service, _ in expectations],
-                        expected=[arrives for *_, arrives in expectations],
+                        probes=[_probe(*each[:3], version) for each, version in wanted],
+                        expected=[each[3] for each, _ in wanted],
                         seconds=seconds,
                     )
                 )

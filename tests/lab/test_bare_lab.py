@@ -97,10 +97,13 @@ def test_two_labs_at_once_do_not_meet(bare: LabClient) -> None:
     assert bare.state()["hosts"]
 
 
-def machine() -> tuple[str, str, list[str], list[str]]:
+def machine() -> tuple[str, list[str], list[str], list[str]]:
+    """What a lab could leave behind. Other tests make namespaces of other names meanwhile."""
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if " /run/netns/" not in line]
+    namespaces = [name for name in os.listdir("/run/netns") if name.startswith(("host-", "router-", "core", "pod-"))]
     files = [name for name in (*os.listdir("/tmp"), *os.listdir("/run")) if "calico-lab" in name]
-    return links, Path("/proc/self/mounts").read_text(), sorted(os.listdir("/run/netns")), files
+    return links, mounts, namespaces, files
 
 
 def processes_of(pid: int) -> set[int]:
@@ -138,8 +141,10 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("netns")
 def test_kill_9_of_the_first_process_leaves_no_trace() -> None:
     before = machine()
+    assert before[2:] == ([], [])
     name = fresh_name()
     with client.start(topology.demo(), name=name, tied=True, agents=False) as lab:
         inside = processes_of(lab.pid)

@@ -29,6 +29,13 @@ spec:
         - podSelector: {matchLabels: {app: api}}
 """
 
+TESTER_CLOSED = """
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: tester-closed, namespace: dev}
+spec: {selector: app == 'tester', types: [Ingress]}
+"""
+
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[RunningLab]:
@@ -129,27 +136,47 @@ def test_kubernetes_policy_is_stored_as_calicos_controllers_name_it(lab: Running
         lab.delete(DATABASE_FOR_API_ONLY)
 
 
-def test_agent_killed_under_a_stream_of_new_flows_neither_loses_nor_leaks_one(lab: RunningLab) -> None:
+def test_agents_killed_under_a_stream_of_new_flows_neither_lose_nor_leak_one(lab: RunningLab) -> None:
     flows: list[Expectation] = [
         ("shop/api", "shop/db", "udp/53", True),
         ("shop/web", "shop/db", "udp/53", False),
-        ("outside", "shop/db", "udp/53", False),
+        ("outside", "shop/db", "tcp/80", False),
         ("dev/web", "office/mail", "udp/53", True),
+        ("office/monitor", "dev/api", "sctp/5000", True),
     ]
     lab.apply(DATABASE_FOR_API_ONLY)
     try:
         assert lab.settles(flows) == []
-        with lab.streaming(flows, seconds=6) as seen:
-            for pause in (0.3, 0.7, 0.1, 1.1):
+        with lab.streaming(flows, seconds=8) as seen:
+            for pause, node in ((0.3, "node3"), (0.7, "node3"), (0.1, "node1"), (1.1, "node3"), (0.4, "node2")):
                 time.sleep(pause)
-                lab.agent("node3", "kill")
+                lab.agent(node, "kill")
+                lab.apply(TESTER_CLOSED) if node != "node1" else lab.delete(TESTER_CLOSED)
         assert seen["sent"] > 1000
         assert (seen["lost"], seen["leaked"]) == ([], [])
-        lab.agent("node3", "wait")
+        for node in ("node1", "node2", "node3"):
+            lab.agent(node, "wait")
         assert lab.agent("node3")["starts"] >= 4
+        assert lab.settles([("dev/api", "dev/tester", "tcp/80", False), *flows]) == []
     finally:
         lab.delete(DATABASE_FOR_API_ONLY)
-    assert lab.settles([(source, target, service, True) for source, target, service, _ in flows]) == []
+        lab.delete(TESTER_CLOSED)
+    assert lab.settles(everywhere(lab)) == []
+
+
+def test_workload_added_under_a_policy_is_never_open_and_gone_when_removed(lab: RunningLab) -> None:
+    lab.apply(DATABASE_FOR_API_ONLY)
+    try:
+        added = {"namespace": "shop", "name": "db2", "node": "node2", "labels": {"app": "db"}}
+        lab.client.ask("add_workload", workload=added)
+        assert not lab.arrives("shop/web", "shop/db2", "tcp/80")  # at the first try, right after the ADD
+        assert lab.settles([("shop/api", "shop/db2", "tcp/80", True), ("outside", "shop/db2", "udp/53", False)]) == []
+        address = lab.address("shop/db2")
+        lab.client.ask("remove_workload", workload="shop/db2")
+        assert address not in lab.run("node2", "ip", "route")
+        assert address not in lab.calicoctl("get", "workloadendpoints", "--all-namespaces", "-o", "yaml")
+    finally:
+        lab.delete(DATABASE_FOR_API_ONLY)
 
 
 def test_change_made_while_an_agent_is_away_takes_effect_when_it_is_back(lab: RunningLab) -> None:
