@@ -10,7 +10,7 @@ import sys
 from _json import encode_basestring_ascii as quoted
 from _json import make_scanner
 from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
-from posix import O_CLOEXEC, O_RDONLY, environ, read, write
+from posix import O_CLOEXEC, O_RDONLY, _exit, environ, read, write
 from posix import open as os_open
 
 AGENT_SOCKET = "/var/run/calico/agent.sock"
@@ -42,10 +42,11 @@ def parse(text: str) -> object:
 
 
 def finish(status: int, text: str) -> None:
+    """Print and end; without the interpreter's own clearing up, which takes a millisecond."""
     data = text.encode()
     while data:
         data = data[write(1, data) :]
-    sys.exit(status)
+    _exit(status)
 
 
 def refuse(code: int, message: str, details: str = "") -> None:
