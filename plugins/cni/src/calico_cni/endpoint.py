@@ -21,7 +21,7 @@ from calico_cni.netconf import NetConf, addresses, annotation_list, prefix
 from calico_cni.result import host_prefix
 from calico_kernel.errors import AlreadyExists, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore
-from calico_kernel.model import kubernetes, names, pods, validate
+from calico_kernel.model import kubernetes, names, pods
 from calico_kernel.model.cluster import ClusterInformation
 from calico_kernel.model.defaults import with_defaults
 from calico_kernel.model.endpoints import (
@@ -93,11 +93,6 @@ class EndpointStore:
         records = self.store.list([ResourceQuery("WorkloadEndpoint", name_prefix=_of_node(node))]).records
         found = [stored for stored in map(_stored, records) if stored is not None]
         return [stored for stored in found if stored.endpoint.spec.node == node]
-
-    @staticmethod
-    def check(endpoint: WorkloadEndpoint) -> None:
-        """Raises ValidationError, naming every field that Calico would refuse."""
-        validate.check(endpoint)
 
     def write(self, attachment: Attachment, endpoint: WorkloadEndpoint, before: Stored | None) -> Stored:
         """Create, or replace ``before``. Raises RevisionConflict when another wrote in between."""

@@ -29,6 +29,7 @@ from calico_cni.settings import CniSettings
 from calico_cni.wiring import DEFAULT_ROUTES, Wiring
 from calico_kernel.errors import CalicoError, RevisionConflict
 from calico_kernel.hookspecs import Services
+from calico_kernel.model import validate
 from calico_kernel.model.endpoints import WorkloadEndpoint
 from calico_kernel.model.keys import HandleKey, HandleQuery
 from calico_kernel.model.kubernetes import namespace_profile_name
@@ -156,7 +157,7 @@ class Verbs:
         )
         admitted = self.services.admit_endpoint(fresh)
         assert isinstance(admitted, WorkloadEndpoint)
-        self.endpoints.check(admitted)
+        validate.check(admitted)
 
         mtu_bytes = wiring.connect(wires)
         undo.add("its interface", lambda: wiring.disconnect(netns_fd, wires.interface, wires.host_name, wires.alias))
