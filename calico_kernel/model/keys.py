@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -189,6 +190,7 @@ def _version(cidr: str) -> int:
     return 6 if ":" in cidr else 4
 
 
+@functools.lru_cache(maxsize=65536)
 def _cidr(family: str, text: str) -> str | None:
     """``10.65.0.0-26`` as a CIDR, if it is one of that family in canonical form."""
     from ipaddress import ip_network

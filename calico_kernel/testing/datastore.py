@@ -7,6 +7,7 @@ The in-memory datastore runs it too, so neither can drift.
 from __future__ import annotations
 
 import multiprocessing
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -341,6 +342,42 @@ class DatastoreContract:
         assert list(store.list([BlockQuery()]).records) == [made]
         watch = store.watch([BlockQuery()], revision=listing.revision)
         assert [event.record for event in collect(watch, bool)] == [made]
+        watch.close()
+
+    def test_hostile_values_never_break_a_reader(self, store: Datastore) -> None:
+        start = store.list([ALL_SETS]).revision
+        chance = random.Random(1)
+        hostile = [
+            b"[" * 100_000,
+            b'{"a":' * 50_000,
+            b'{"kind":"GlobalNetworkSet","spec":{"nets":[' + b'"x",' * 50_000 + b'"x"]}}',
+            b'{"kind":"GlobalNetworkSet","metadata":{"labels":{"' + b"k" * 100_000 + b'":1}}}',
+            b'{"kind":"IPPool"}',
+            b'{"metadata":{"name":"\\ud800"}}',
+            b"\xff\xfe\x00",
+            b"null",
+            b"1e999999",
+            b'{"kind":null,"metadata":null,"spec":null}',
+            *(chance.randbytes(chance.randrange(200)) for _ in range(100)),
+        ]
+        at = [
+            path(set_key("x{}")),
+            path(ResourceKey("GlobalNetworkPolicy", "", "x{}")),
+            path(HandleKey("x{}")),
+            "/calico/ipam/v2/assignment/ipv4/block/10.0.{}.0-26",
+            "/calico/ipam/v2/host/n{}/ipv6/block/fd00::{}00-122",
+            "/calico/ipam/v2/host/{}/ipv4/block/999.0.0.0-26",
+        ]
+        for number, raw in enumerate(hostile):
+            self.write_raw(store, at[number % len(at)].format(number, number), raw)
+        made = store.create(set_key("z"), network_set("z"))
+        queries: Sequence[Query] = [ALL_SETS, ResourceQuery("GlobalNetworkPolicy"), HandleQuery(), BlockQuery()]
+        records = store.list([*queries, BlockAffinityQuery()]).records
+        assert made in records
+        assert len(records) > 60
+        watch = store.watch(queries, revision=start)
+        events = collect(watch, lambda got: bool(got) and got[-1].key == set_key("z"))
+        assert len(events) > 60
         watch.close()
 
     # ── watches ──

@@ -144,6 +144,19 @@ class IpamContract:
         ipam.assign(want("h", count=2))
         assert len(ipam.addresses_by_handle("h")) == 3
 
+    @pytest.mark.parametrize("handle", ["a/b/c", "100%", "%2f", "ümläut", "two words", "x" * 250, "../../up", "a.b:c"])
+    def test_handle_of_any_spelling_is_kept_apart_and_found(
+        self, ipam: Ipam, datastore: Datastore, handle: str
+    ) -> None:
+        add_pool(datastore, "p", "10.1.0.0/24")
+        ipam.assign(want("a"))
+        got = ipam.assign(want(handle, count=2))
+        assert list(ipam.addresses_by_handle(handle)) == list(got.addresses)
+        assert ipam.inspect(addresses(got)[0]).handle == handle
+        assert {*ipam.release_by_handle(handle)} == {*addresses(got)}
+        assert len(ipam.addresses_by_handle("a")) == 1
+        assert list(ipam.check()) == []
+
     # ── choosing a pool ──
 
     def test_node_selector_decides_which_pool_serves_a_node(self, ipam: Ipam, datastore: Datastore) -> None:
