@@ -1,6 +1,8 @@
 """The definition of what policy means: does this packet arrive, and who decided?
 
-In:   a Packet (the first of a flow: replies follow it unasked) and a Cluster.   Out: a Verdict with the whole trace.
+In:   a Packet and a Cluster.   Out: a Verdict with the whole trace.
+The packet is the first of its flow: what follows, and replies, are not asked again, except of flows that an untracked
+policy let in (nothing remembers those, so each packet has a verdict of its own).
 Every dataplane is held to it. It is written for reading: slow, and with nothing left implicit.
 
     source workload:  egress policy ─┬─► own node: the configured action for packets to the host

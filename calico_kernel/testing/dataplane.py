@@ -14,7 +14,7 @@ definition. The in-memory dataplane runs the same kit in a world without a kerne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from random import Random
 from typing import ClassVar, Protocol
@@ -39,7 +39,7 @@ from calico_kernel.model.policy import (
 )
 from calico_kernel.policy.explain import explain, render
 from calico_kernel.policy.matching import Packet
-from calico_kernel.policy.verdict import Cluster, verdict
+from calico_kernel.policy.verdict import Cluster, Step, verdict
 from calico_kernel.testing import generators
 from calico_kernel.testing.node_world import NODE, UPLINK, NodeWorld
 
@@ -56,7 +56,9 @@ class World(Protocol):
     def nodes(self) -> list[Resource]: ...
     def workload(self, rng: Random, number: int, *, flaws: bool = False) -> WorkloadEndpoint: ...
     def ends(self, *, node: bool = False) -> dict[str, str]: ...
-    def measure(self, packets: Sequence[Packet], expected: Sequence[bool] | None = None) -> list[bool]: ...
+    def measure(
+        self, packets: Sequence[Packet], expected: Sequence[bool] | None = None, one_way: Collection[Packet] = ()
+    ) -> list[bool]: ...
     def stream(self, packets: Sequence[Packet]) -> AbstractContextManager[list[list[bool]]]: ...
     def snapshot(self) -> list[str]: ...
     def add_foreign(self) -> None: ...
@@ -103,17 +105,23 @@ class Node:
     def cluster(self) -> Cluster:
         return Cluster.from_resources(self.resources.values(), uplinks={NODE: UPLINK})
 
+    def steps(self, packet: Packet) -> list[Step]:
+        """The verdict, as far as it is taken on this node."""
+        return [step for step in verdict(packet, self.cluster()).steps if step.endpoint.node == NODE]
+
     def expected(self, packet: Packet) -> bool:
-        """What this node must do: the verdict, as far as it is taken here."""
-        steps = verdict(packet, self.cluster()).steps
-        return all(step.outcome != "deny" for step in steps if step.endpoint.node == NODE)
+        return all(step.outcome != "deny" for step in self.steps(packet))
+
+    def is_untracked(self, packet: Packet) -> bool:
+        """Let through without connection tracking: its answer is another packet, with a verdict of its own."""
+        return any(step.hook == "untracked" and step.outcome == "allow" for step in self.steps(packet))
 
     def check(self, packets: Sequence[Packet]) -> None:
         """Each packet, as a flow not seen before, fares as the definition says."""
         fresh = list(dict.fromkeys(p for p in packets if not p.has_ports or p not in self._flows))
         self._flows.update(fresh)
         expected = [self.expected(packet) for packet in fresh]
-        got = self.world.measure(fresh, expected)
+        got = self.world.measure(fresh, expected, {packet for packet in fresh if self.is_untracked(packet)})
         wrong = [(p, want) for p, want, have in zip(fresh, expected, got, strict=True) if want != have]
         if wrong:
             packet, want = wrong[0]

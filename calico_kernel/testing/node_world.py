@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from random import Random
 
@@ -94,8 +94,8 @@ class NodeWorld:
     def _build_node(self) -> None:
         sysctl.write("net/ipv4/ip_forward", "1")
         sysctl.write("net/ipv6/conf/all/forwarding", "1")
-        # Connection tracking sums UDP-Lite with UDP's protocol number (seen on Linux 6.18, with the kernel's own sockets
-        # too), so a right checksum makes the packet "invalid", and dropped before any policy. Not what is tested here.
+        # Connection tracking sums UDP-Lite with UDP's protocol number (seen on Linux 6.18, with the kernel's own
+        # sockets too), so a right checksum makes the packet "invalid": dropped before any policy is asked.
         with contextlib.suppress(OSError):
             sysctl.write("net/netfilter/nf_conntrack_checksum", "0")
         with netlink.Netlink() as nl:
@@ -192,14 +192,20 @@ class NodeWorld:
             found |= {NODE_ADDRESSES[version]: self.namespace for version in self.versions}
         return found
 
-    def probe(self, packet: Packet) -> Probe:
-        return Probe(self.ends(node=True)[str(packet.source)], packet)
+    def probe(self, packet: Packet, *, one_way: bool = False) -> Probe:
+        return Probe(self.ends(node=True)[str(packet.source)], packet, one_way)
 
-    def measure(self, packets: Sequence[Packet], expected: Sequence[bool] | None = None) -> list[bool]:
-        """Which of ``packets`` get through; ``expected`` makes it faster where they agree."""
+    def measure(
+        self,
+        packets: Sequence[Packet],
+        expected: Sequence[bool] | None = None,
+        one_way: Collection[Packet] = (),
+    ) -> list[bool]:
+        """Which of ``packets`` get through; ``expected`` makes it faster where they agree. Of those in ``one_way`` no
+        answer is wanted."""
         if self._prober is None:
             self._prober = self.prober()
-        return self._prober.measure([self.probe(packet) for packet in packets], expected)
+        return self._prober.measure([self.probe(p, one_way=p in one_way) for p in packets], expected)
 
     @contextlib.contextmanager
     def stream(self, packets: Sequence[Packet]) -> Iterator[list[list[bool]]]:

@@ -32,10 +32,12 @@ _FIRST_PORT, _LAST_PORT = 10_000, 65_000
 
 @attrs.frozen
 class Probe:
-    """``namespace``: where it is sent from. A packet with ``source_port`` 0 gets a fresh one, so it is a new flow."""
+    """``namespace``: where it is sent from. A packet with ``source_port`` 0 gets a fresh one, so it is a new flow.
+    ``one_way``: it got through when it arrived, answered or not."""
 
     namespace: str
     packet: Packet
+    one_way: bool = False
 
 
 @attrs.define
@@ -114,7 +116,7 @@ class Prober:
     def _send(self, index: int, probe: Probe) -> _Shot:
         self._nonce = self._nonce % (2**31 - 2) + 1
         packet = probe.packet if probe.packet.source_port else attrs.evolve(probe.packet, source_port=self._next_port())
-        shot = self._shots[self._nonce] = _Shot(index, wire.is_answered(packet))
+        shot = self._shots[self._nonce] = _Shot(index, wire.is_answered(packet) and not probe.one_way)
         sock = self._sockets[probe.namespace, packet.protocol, packet.version]
         data = wire.encode(packet, self._nonce)
         source: tuple[int, int, bytes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from random import Random
 
 import pytest
@@ -59,7 +59,9 @@ class MemoryWorld:
     def ends(self, *, node: bool = False) -> dict[str, str]:
         return NodeWorld.ends(self, node=node)  # type: ignore[arg-type]
 
-    def measure(self, packets: Sequence[Packet], expected: Sequence[bool] | None = None) -> list[bool]:
+    def measure(
+        self, packets: Sequence[Packet], expected: Sequence[bool] | None = None, one_way: Collection[Packet] = ()
+    ) -> list[bool]:
         plugged = {generators.workload_address(n, v): interface_of(n) for n in self.local for v in self.versions}
         return [self.dataplane.passes(packet, interfaces=plugged) for packet in packets]
 
