@@ -168,9 +168,9 @@ class Validator:
 
 @attrs.frozen(kw_only=True)
 class CliCommand:
-    """``program``: "calico" or "calicoctl". ``configure`` adds arguments; ``run`` returns the exit status. Its arguments
-    also have ``client``: a function that opens the datastore on its first call and returns the resource client
-    (``calico_kernel.client.Client``); it is closed after ``run``."""
+    """``program``: "calico" or "calicoctl". ``configure`` adds arguments; ``run`` returns the exit status. Its
+    arguments also have ``client``: a function that opens the datastore on its first call and returns the resource
+    client (``calico_kernel.client.Client``), which is closed after ``run``."""
 
     program: str
     name: str

@@ -48,6 +48,9 @@ class Program(NamedTuple):
         except BrokenPipeError:  # the reader of our output went away
             sys.stderr.close()
             return 1
+        except OSError as exc:
+            print(exc, file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             return 130
         finally:
