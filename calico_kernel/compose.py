@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-import attrs
+from msgspec import Struct
 
 from calico_kernel.config import Config
 from calico_kernel.errors import CalicoError, ConfigError, PluginError
@@ -45,8 +45,7 @@ Lend = Callable[[str], Services]
 """What the kernel lends the plugin of that name, e.g. "dataplane:iptables"."""
 
 
-@attrs.frozen
-class Opened(Generic[T]):
+class Opened(Struct, Generic[T], frozen=True):
     """A part, and the name of the plugin that made it."""
 
     plugin: str
@@ -64,8 +63,7 @@ def compose(config: Config) -> Composition:
     return composition
 
 
-@attrs.define(kw_only=True, eq=False)
-class Composition:
+class Composition(Struct, kw_only=True, eq=False):
     """The parts of one node or tool. ``open_datastore`` and ``open_ipam`` open once; the drivers are made anew at each
     call, for the caller to keep."""
 

@@ -13,8 +13,8 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import attrs
 import pluggy
+from msgspec import Struct
 from stevedore.named import NamedExtensionManager
 
 from calico_kernel import hookspecs
@@ -49,8 +49,7 @@ SHIPPED: Mapping[tuple[str, str], str] = {
 """(family, word) -> distribution, for the plugins that the project ships."""
 
 
-@attrs.define(kw_only=True, eq=False)
-class Loaded:
+class Loaded(Struct, kw_only=True, eq=False):
     """One plugin module, once, however many families name it.
 
     names:     "family:word" of each choice that led here, first one first.
@@ -77,8 +76,7 @@ class Loaded:
         return next(iter(self.settings.values()))
 
 
-@attrs.frozen(kw_only=True)
-class Plugins:
+class Plugins(Struct, frozen=True, kw_only=True, eq=False):
     """absent: defaults (not named by the operator) that are not installed, with the error to raise when needed."""
 
     manager: pluggy.PluginManager

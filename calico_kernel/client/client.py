@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import attrs
 import msgspec
+from msgspec import Struct
 
 from calico_kernel.client import rules
 from calico_kernel.client.common import key_of, name_of, new_uid, now, with_metadata
@@ -40,8 +40,7 @@ CONFLICT_TRIES = 5
 CONFLICT_PAUSE_S = 0.2
 
 
-@attrs.frozen(kw_only=True)
-class ResourceList:
+class ResourceList(Struct, frozen=True, kw_only=True):
     """``items`` in key order; ``malformed`` are stored but do not decode, so they count as absent."""
 
     items: Sequence[Any]
@@ -49,8 +48,7 @@ class ResourceList:
     malformed: Sequence[tuple[ResourceKey, str]] = ()
 
 
-@attrs.frozen(kw_only=True)
-class Client:
+class Client(Struct, frozen=True, kw_only=True, eq=False):
     """The resource client. Thread-safe when its datastore is.
 
     ipam:        called when a rule needs the address manager; None means that addresses are not managed here.

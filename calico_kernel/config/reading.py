@@ -20,7 +20,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from calico_kernel.config.settings import AgentSettings
 from calico_kernel.config.source import DEFAULT, Located, Origin, did_you_mean, parse
@@ -36,8 +37,7 @@ KEYS = ("node", *SINGLE, *MANY, "agent")
 DEFAULT_WORDS = {"datastore": "sqlite", "ipam": "blocks"}
 
 
-@attrs.frozen(kw_only=True)
-class PluginChoice:
+class PluginChoice(Struct, frozen=True, kw_only=True):
     """One plugin that the configuration names, with its settings as found.
 
     family:  "datastore", "ipam", "dataplane", "encapsulation", "routing" or "extension".
@@ -51,7 +51,7 @@ class PluginChoice:
     key: str
     prefix: str
     """Start of the names of its variables, e.g. ``CALICO_DATASTORE_``."""
-    variables: Mapping[str, str] = attrs.field(factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
     """Those of them that are set."""
 
     @property
@@ -63,8 +63,7 @@ class PluginChoice:
         return f"{self.origin}: {self.key}"
 
 
-@attrs.frozen(kw_only=True)
-class Config:
+class Config(Struct, frozen=True, kw_only=True):
     """What one node (or one tool) is composed of. ``path`` is "" when there is no file."""
 
     path: str
@@ -117,7 +116,7 @@ def _with_variables(choices: Sequence[PluginChoice], environment: Mapping[str, s
                 todo="unset it, or choose the plugin it is meant for",
             )
         owned[prefix][variable] = text
-    return tuple(attrs.evolve(choice, variables=owned[choice.prefix]) for choice in choices)
+    return tuple(replace(choice, variables=owned[choice.prefix]) for choice in choices)
 
 
 def _read(path: str, *, must_exist: bool) -> Located | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import attrs
 import yaml
+from msgspec import Struct
 
 from calico_kernel.errors import ConfigError
 
 
-@attrs.frozen(slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a value came from. ``kind``: "file", "environment" or "default"; ``line`` counts from 1."""
 
     kind: str
@@ -32,8 +31,7 @@ class Origin:
 DEFAULT = Origin("default")
 
 
-@attrs.frozen(slots=True)
-class Located:
+class Located(Struct, frozen=True):
     """``value``: a scalar, a dict of text to Located, or a list of Located."""
 
     value: Any

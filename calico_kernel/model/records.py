@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from calico_kernel.model.ipam import AllocationBlock, IpamConfig, IpamHandle, IpamHost, StoredBlockAffinity
 from calico_kernel.model.keys import Key
 from calico_kernel.model.meta import Resource
+
+if TYPE_CHECKING:
+    from calico_kernel.model.ipam import AllocationBlock, IpamConfig, IpamHandle, IpamHost, StoredBlockAffinity
 
 
 @attrs.frozen(slots=True)
@@ -24,7 +27,8 @@ class Malformed:
     instead: Resource | None = None
 
 
-Value = Resource | AllocationBlock | StoredBlockAffinity | IpamHandle | IpamConfig | IpamHost
+Value: TypeAlias = "Resource | AllocationBlock | StoredBlockAffinity | IpamHandle | IpamConfig | IpamHost"
+"""Text, so that reading a resource does not import what only addresses need."""
 
 
 @attrs.frozen(slots=True)
