@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -120,6 +121,48 @@ def test_writer_killed_at_any_moment_loses_nothing_it_was_told_was_written(tmp_p
             assert marks[-1] == int(mark_of(store.get(set_key(name))))
     check = sqlite3.connect(tmp_path / "calico.db").execute("PRAGMA integrity_check").fetchone()
     assert check == ("ok",)
+
+
+def test_writer_killed_while_it_compacts_leaves_records_and_history_whole(tmp_path: Path) -> None:
+    eager = WRITER.replace('durability="normal"', 'durability="normal", retain_revisions=20')
+    with opened(tmp_path, retain_revisions=20) as store:
+        for number in range(4):
+            writer = subprocess.Popen(
+                [sys.executable, "-c", eager, str(tmp_path / "calico.db"), f"w{number}"], stdout=subprocess.PIPE
+            )
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(0.05 + 0.03 * number)
+            writer.kill()
+            out, _ = writer.communicate()
+            last = int(out[: out.rfind(b"\n") + 1].split()[-1])
+            assert last <= int(mark_of(store.get(set_key(f"w{number}")))) <= last + 1
+        listing = store.list([ALL_SETS])
+        assert names(listing.records) == ["pair", "w0", "w1", "w2", "w3"]
+        watch = store.watch([ALL_SETS], revision=listing.revision)
+        made = store.create(set_key("end"), network_set("end"))
+        assert [event.record for event in collect(watch, bool)] == [made]
+        assert list(store.list([ALL_SETS], revision=listing.revision).records) == list(listing.records)
+    connection = sqlite3.connect(tmp_path / "calico.db")
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    dangling = "SELECT count(*) FROM current c LEFT JOIN versions v ON v.revision = c.revision WHERE v.value IS NULL"
+    assert connection.execute(dangling).fetchone() == (0,)
+    connection.close()
+
+
+def test_flush_that_fails_is_said_and_the_write_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = SqliteDatastore(SqliteSettings(path=str(tmp_path / "calico.db"), durability="full"))
+    store.create(set_key("a"), network_set("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", broken)
+        with pytest.raises(DatastoreUnavailable, match="may not survive a power loss"):
+            store.create(set_key("b"), network_set("b"))
+    assert names(store.list([ALL_SETS]).records) == ["a", "b"]
+    store.put(set_key("b"), network_set("b"))
+    store.close()
 
 
 def test_commit_whose_writer_died_before_saying_so_is_still_noticed(tmp_path: Path) -> None:
