@@ -1,4 +1,4 @@
-"""``calico lab up|run|exec|status|logs|list|down``: the command line of the lab.
+"""``calico lab up|run|exec|probe|status|logs|list|down``: the command line of the lab.
 
 In:    arguments.   Out: calls of calico_kernel.lab.client and calico_kernel.lab.runner; text on standard output.
 Owns:  nothing. ``COMMAND`` is what the ``calico`` program registers.
@@ -45,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _name(execute)
     execute.add_argument("place", metavar="PLACE", help="node1, router-rack1, core, outside, or NAMESPACE/WORKLOAD")
     execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+
+    probe = actions.add_parser("probe", help="send packets from one place to another and see whether they arrive")
+    _name(probe)
+    probe.add_argument("source", metavar="SRC", help="NAMESPACE/WORKLOAD, a node or a host outside")
+    probe.add_argument("target", metavar="DST")
+    probe.add_argument("services", nargs="*", metavar="SERVICE", help="tcp/80, udp/53, sctp/5000 or icmp")
 
     status = actions.add_parser("status", help="what a lab consists of, with addresses")
     _name(status)
@@ -132,6 +138,41 @@ def _exec(arguments: argparse.Namespace) -> int:
     LabClient(arguments.name).exec(arguments.place, argv or ["sh"])
 
 
+def _probe(arguments: argparse.Namespace) -> int:
+    """Status 1 when a packet does not get the verdict of the reference evaluator."""
+    from calico_kernel.lab import scenarios
+    from calico_kernel.lab.client import LabClient
+
+    words = arguments.services or ["tcp/80", "udp/53", "icmp"]
+    services = [scenarios.parse_service(word) for word in words]
+    with LabClient(arguments.name) as lab:
+        addresses = lab.state()["addresses"]
+        for place in (arguments.source, arguments.target):
+            if place not in addresses:
+                raise ConfigError(what=f"{place} has no address here", todo=f"name one of: {', '.join(addresses)}")
+        versions = [
+            version for version in (4, 6) if all(str(version) in addresses[place] for place in _ends(arguments))
+        ]
+        carriers = [
+            (word, *service, version) for word, service in zip(words, services, strict=True) for version in versions
+        ]
+        probes = [(arguments.source, arguments.target, *carrier[1:]) for carrier in carriers]
+        stored = lab.ask("expect", probes=probes)
+        arrived = lab.ask("probe", probes=probes, expected=stored["allowed"], patience_s=1.0)
+    rows: list[tuple[str, ...]] = [("SERVICE", "IP", "EXPECTED", "MEASURED", "BECAUSE")]
+    words_of = {True: "allowed", False: "denied"}
+    for (word, *_, version), want, got, reason in zip(
+        carriers, stored["allowed"], arrived, stored["reasons"], strict=True
+    ):
+        rows.append((word, f"IPv{version}", words_of[want], words_of[got], reason))
+    _table(rows)
+    return int(stored["allowed"] != arrived)
+
+
+def _ends(arguments: argparse.Namespace) -> tuple[str, str]:
+    return arguments.source, arguments.target
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from calico_kernel.lab.client import LabClient
 
@@ -205,6 +246,7 @@ _ACTIONS = {
     "up": _up,
     "run": _run,
     "exec": _exec,
+    "probe": _probe,
     "status": _status,
     "logs": _logs,
     "list": _list,

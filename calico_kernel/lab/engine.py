@@ -29,8 +29,6 @@ from calico_kernel.lab.topology import CORE, Topology, Workload, router_name
 from calico_kernel.policy.verdict import Verdict
 
 READY_DEADLINE_S = 60.0
-TCP_PORTS = (80, 443, 5432, 8080)
-UDP_PORTS = (53, 5353)
 PARALLEL_ADDS = 4
 
 Say = Callable[[str], None]
@@ -66,7 +64,7 @@ class Lab:
             Place(host.name, host.netns, {4: host.ipv4, 6: host.ipv6})
             for host in (*self.topology.nodes, *self.topology.outside)
         ]
-        self.prober = Prober(places, tcp=TCP_PORTS, udp=UDP_PORTS)
+        self.prober = Prober(places)
 
     def populate(self) -> None:
         """Datastore contents, agents, workloads. Raises CalicoError."""

@@ -2,7 +2,7 @@
 
 In:    probes (source, target, protocol, port, IP version), from calico_kernel.lab.resident.
 Out:   for each whether it got through; for a change of policy also when.
-Owns:  listening sockets in every place, made once; a fresh source port for each probe, so that each is a new flow.
+Owns:  listening sockets in every place, made when first needed; a fresh source port for each probe, so that each is a new flow.
 
 UDP and SCTP count as arrived when the packet is at the target, TCP when the connection is made, ICMP when the echo
 comes back. One thread: a probe is sent, then the loop waits; nothing arrives unasked. Runs inside the bubble only.
@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import attrs
@@ -82,9 +83,9 @@ class Streamed:
 class Prober:
     """All methods from any thread; one runs at a time."""
 
-    def __init__(self, places: Iterable[Place], *, tcp: Iterable[int], udp: Iterable[int]) -> None:
+    def __init__(self, places: Iterable[Place]) -> None:
         self._places = {place.name: place for place in places}
-        self._tcp, self._udp = sorted(set(tcp)), sorted(set(udp))
+        self._listening: dict[str, set[int]] = {"tcp": set(), "udp": set()}
         self._lock = threading.Lock()
         self._poll = select.epoll()
         self._on_ready: dict[int, Callable[[], None]] = {}
@@ -142,16 +143,8 @@ class Prober:
 
     def _open(self, place: Place) -> None:
         def listen() -> None:
-            for port in self._tcp:
-                sock = socket.create_server(
-                    ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256, reuse_port=False
-                )
-                self._watch(place.name, sock, self._accept)
-            for port in self._udp:
-                sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-                sock.bind(("::", port))
-                self._watch(place.name, sock, self._receive_udp)
+            for protocol, ports in self._listening.items():
+                self._listen(place.name, protocol, ports)
             for version in (4, 6):
                 family = socket.AF_INET if version == 4 else socket.AF_INET6
                 for protocol, number, ready in (
@@ -167,6 +160,27 @@ class Prober:
                     self._watch(place.name, sock, ready)
 
         netns.run_in(place.netns, listen)
+
+    def _listen(self, place: str, protocol: str, ports: Iterable[int]) -> None:
+        for port in sorted(ports):
+            if protocol == "tcp":
+                sock = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
+                self._watch(place, sock, self._accept)
+            else:
+                sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                sock.bind(("::", port))
+                self._watch(place, sock, self._receive_udp)
+
+    def _listen_for(self, probes: Iterable[Probe]) -> None:
+        """Somebody listens on every port that is probed, in every place: a refused connection means policy."""
+        for protocol, known in self._listening.items():
+            missing = {probe.port for probe in probes if probe.protocol == protocol} - known
+            if not missing:
+                continue
+            for place in self._places.values():
+                netns.run_in(place.netns, partial(self._listen, place.name, protocol, missing))
+            known |= missing
 
     # ── arrivals ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -327,6 +341,7 @@ class Prober:
     ) -> list[bool]:
         """Which probes get through. Those that differ from ``expected`` are tried again for ``patience_s``."""
         with self._lock:
+            self._listen_for(probes)
             results = [False] * len(probes)
             deadline = time.monotonic() + patience_s
             left: Sequence[int] = range(len(probes))
@@ -356,6 +371,7 @@ class Prober:
         probes: those whose verdict changes; a sample of 64 is followed.
         """
         with self._lock:
+            self._listen_for(probes)
             step = max(1, -(-len(probes) // _SAMPLE_MOST))
             chosen = list(range(0, len(probes), step))
             newest_wrong: dict[int, float] = {}  # wanted denied: when the last arrival had been sent
@@ -401,6 +417,7 @@ class Prober:
     ) -> Streamed:
         """Begin a new flow for each probe every ``spacing_s`` for ``seconds``; each has a second to arrive."""
         with self._lock:
+            self._listen_for(probes)
             until = time.monotonic() + seconds
             shots: list[_Shot] = []
             while time.monotonic() < until:

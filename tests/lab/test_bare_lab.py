@@ -200,3 +200,20 @@ def test_lab_that_is_not_tied_outlives_its_starter_until_ended() -> None:
 def test_question_to_a_lab_that_does_not_run_names_those_that_do(bare: LabClient) -> None:
     with pytest.raises(CalicoError, match=f"no lab named nowhere runs.*{bare.name}"):
         LabClient("nowhere")
+
+
+def test_any_port_can_be_probed(bare: LabClient) -> None:
+    probes = [("node1", "node2", "tcp", 9, 4), ("node3", "outside", "udp", 60001, 6), ("outside", "node3", "tcp", 1, 6)]
+    assert bare.ask("probe", probes=probes, expected=[True] * 3, patience_s=5) == [True] * 3
+
+
+def test_refused_connection_is_measured_as_not_arrived(bare: LabClient) -> None:
+    rule = ["INPUT", "-p", "tcp", "--dport", "81", "-j", "REJECT", "--reject-with", "tcp-reset"]
+    bare.ask("exec", place="node2", argv=["iptables", "-A", *rule])
+    try:
+        assert bare.ask("probe", probes=[("node1", "node2", "tcp", 81, 4), ("node1", "node2", "tcp", 82, 4)]) == [
+            False,
+            True,
+        ]
+    finally:
+        bare.ask("exec", place="node2", argv=["iptables", "-D", *rule])
