@@ -38,7 +38,8 @@ FeatureOverrides = Annotated[
 FeatureGates = Annotated[
     str, Must(format="key-value-list", pattern=r"^([a-zA-Z0-9-_]+=([^=]+),)*([a-zA-Z0-9-_]+=([^=]+))?$")
 ]
-ConntrackTimeout = Annotated[str, Must(pattern=r"^(([0-9]*(\.[0-9]*)?(ms|s|h|m|us)+)+|Auto)$")]
+ConntrackTimeout = Annotated[str, Must(pattern=r"(?>[0-9]*(?:\.[0-9]*)?(?:ms|us|m|s|h))++|Auto")]
+"""Calico's own pattern, made possessive: as it stands, a long run of "m" keeps a matcher busy for ever."""
 
 
 class HealthTimeoutOverride(Wire):

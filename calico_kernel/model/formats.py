@@ -114,7 +114,7 @@ def _ip_port(value: str) -> str | None:
         host, _, port = value.partition(":")
         if not port:
             return f"{value!r} lacks a port after ':'"
-    if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if port and not (len(port) <= 5 and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         return f"port {port!r} is not a number from 1 to 65535"
     try:
         address(host)
@@ -187,7 +187,7 @@ def _regexp(value: str) -> str | None:
 def _community(value: str) -> str | None:
     parts = value.split(":")
     top = {2: 0xFFFF, 3: 0xFFFFFFFF}.get(len(parts))
-    if top is None or not all(p.isascii() and p.isdigit() and int(p) <= top for p in parts):
+    if top is None or not all(len(p) <= 10 and p.isascii() and p.isdigit() and int(p) <= top for p in parts):
         return f"{value!r} is not a community: 'aa:nn' (each to 65535) or 'aa:nn:mm' (each to 4294967295)"
     return None
 
