@@ -2,7 +2,7 @@
 
 In:    probes (source, target, protocol, port, IP version), from calico_kernel.lab.resident.
 Out:   for each whether it got through; for a change of policy also when.
-Owns:  listening sockets in every place, made when first needed; a fresh source port for each probe, so that each is a new flow.
+Owns:  listening sockets in every place, made when first needed; a fresh source port for each probe: a new flow.
 
 UDP and SCTP count as arrived when the packet is at the target, TCP when the connection is made, ICMP when the echo
 comes back. One thread: a probe is sent, then the loop waits; nothing arrives unasked. Runs inside the bubble only.
@@ -163,14 +163,18 @@ class Prober:
 
     def _listen(self, place: str, protocol: str, ports: Iterable[int]) -> None:
         for port in sorted(ports):
-            if protocol == "tcp":
-                sock = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
-                self._watch(place, sock, self._accept)
-            else:
-                sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-                sock.bind(("::", port))
-                self._watch(place, sock, self._receive_udp)
+            try:
+                if protocol == "tcp":
+                    sock = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
+                    self._watch(place, sock, self._accept)
+                else:
+                    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                    sock.bind(("::", port))
+                    self._watch(place, sock, self._receive_udp)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:  # a program of the place itself answers there
+                    raise
 
     def _listen_for(self, probes: Iterable[Probe]) -> None:
         """Somebody listens on every port that is probed, in every place: a refused connection means policy."""
@@ -180,7 +184,7 @@ class Prober:
                 continue
             for place in self._places.values():
                 netns.run_in(place.netns, partial(self._listen, place.name, protocol, missing))
-            known |= missing
+            known.update(missing)
 
     # ── arrivals ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
