@@ -216,10 +216,10 @@ def test_an_observer_that_refuses_leaves_nothing(node: Any, workload: Callable[[
 
 
 def test_same_add_twice_answers_the_same_and_changes_nothing(node: Any, workload: Callable[[], str]) -> None:
-    name = workload()
-    first = node.add(ID, name)
+    name, conf = workload(), node.conf("1.1.0")
+    first = node.add(ID, name, conf=conf)
     before = node.endpoints()
-    second = node.add(ID, name)
+    second = node.add(ID, name, conf=conf)
     assert second.said == first.said
     assert node.endpoints() == before
     assert len(node.ipam.handles()) == 1

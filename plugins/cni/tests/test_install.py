@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import stat
 import subprocess
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from calico_cni import install
-from calico_cni.plugin import calico_cli_commands, calico_plugin
+from calico_cni.plugin import calico_cli_commands, calico_local_service, calico_metrics, calico_plugin
 from calico_cni.settings import CniSettings
+from calico_kernel.hookspecs import Services
+from calico_kernel.testing.memory_datastore import MemoryDatastore
 
 
 def run(*line: str) -> int:
@@ -76,6 +79,22 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path, capsys: pyte
     (tmp_path / "file").write_text("")
     assert run("install", "--bin-dir", str(tmp_path / "file" / "bin"), "--net-dir", str(tmp_path)) == 1
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_requests_are_counted_by_verb_and_outcome() -> None:
+    services = Services(node="counting", log=logging.getLogger("calico.test"), datastore=MemoryDatastore())
+    service = calico_local_service(CniSettings(), services)
+    assert service is not None
+    service.handle({"env": {}, "config": "{}"})
+    conf = '{"cniVersion": "1.0.0", "name": "net1", "ipam": {"type": "calico-ipam"}}'
+    service.handle({"env": {"CNI_COMMAND": "VERSION"}, "config": conf})
+    counted = {
+        (metric.labels["command"], metric.labels["outcome"]): metric.value
+        for metric in calico_metrics(services)
+        if metric.name == "calico_cni_requests_total"
+    }
+    assert counted == {("?", "error"): 1, ("VERSION", "ok"): 1}
+    assert list(calico_metrics(Services(node="other", log=services.log))) == []
 
 
 def test_the_plugin_describes_its_settings() -> None:

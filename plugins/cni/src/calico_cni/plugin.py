@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from calico_cni.settings import CniSettings
-from calico_kernel.hookspecs import CliCommand, LocalService, PluginInfo, Services, hookimpl
+from calico_kernel.hookspecs import CliCommand, LocalService, Metric, PluginInfo, Services, hookimpl
 
 if TYPE_CHECKING:
     import argparse
+
+    from calico_cni.service import CniService
+
+_serving: dict[str, CniService] = {}
+"""By node: whose metrics to show."""
 
 
 @hookimpl
@@ -26,7 +31,14 @@ def calico_plugin() -> PluginInfo:
 def calico_local_service(settings: CniSettings, services: Services) -> LocalService | None:
     from calico_cni.service import CniService
 
-    return CniService(settings, services)
+    _serving[services.node] = made = CniService(settings, services)
+    return made
+
+
+@hookimpl
+def calico_metrics(services: Services) -> Iterable[Metric]:
+    serving = _serving.get(services.node)
+    return serving.metrics() if serving is not None else ()
 
 
 @hookimpl

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from calico_cni.netconf import VERSIONS, Invocation, invocation, version_of
 from calico_cni.settings import CniSettings
 from calico_cni.verbs import Verbs
 from calico_kernel.errors import CalicoError, ConfigError
-from calico_kernel.hookspecs import LocalService, Services
+from calico_kernel.hookspecs import LocalService, Metric, Services
 
 MAX_ENVIRONMENT = 256
 Answer = Mapping[str, Any]
@@ -73,7 +74,7 @@ class CniService(LocalService):
         self._locks = Locks()
         self._in_sync = threading.Event()
         self._counts_lock = threading.Lock()
-        self.counts: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, str], tuple[int, float]] = {}
 
     def start(self) -> None:
         self._in_sync.set()
@@ -84,7 +85,7 @@ class CniService(LocalService):
     def handle(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         environment, document = request.get("env"), request.get("config")
         version = version_of(document) if isinstance(document, str) else VERSIONS[-1]
-        command = "?"
+        command, started_s = "?", time.monotonic()
         try:
             variables = _variables(environment)
             if not isinstance(document, str):
@@ -93,26 +94,48 @@ class CniService(LocalService):
             command = inv.command
             answer = self._serve(inv, [fd for fd in request.get("_fds", ()) if isinstance(fd, int)])
         except CniError as exc:
-            return self._failed(command, exc, version)
+            return self._failed(command, exc, version, started_s)
         except CalicoError as exc:
-            return self._failed(command, from_calico(exc, f"{command} failed"), version)
+            return self._failed(command, from_calico(exc, f"{command} failed"), version, started_s)
         except Exception as exc:  # noqa: BLE001 -- told to the runtime, and logged whole
             self._log.exception("CNI %s broke", command)
             said = CniError(
                 errors.INTERNAL, f"{command} broke: {type(exc).__name__}: {exc}", "the agent's log says more"
             )
-            return self._failed(command, said, version)
-        self._count(command, "ok")
+            return self._failed(command, said, version, started_s)
+        self._count(command, "ok", started_s)
         return {"status": 0, "stdout": json.dumps(answer) + "\n" if answer is not None else ""}
 
-    def _failed(self, command: str, exc: CniError, version: str) -> Answer:
+    def _failed(self, command: str, exc: CniError, version: str, started_s: float) -> Answer:
         self._log.warning("CNI %s failed with code %d: %s", command, exc.code, exc)
-        self._count(command, "error")
+        self._count(command, "error", started_s)
         return {"status": 1, "stdout": json.dumps(exc.document(version)) + "\n"}
 
-    def _count(self, command: str, outcome: str) -> None:
+    def _count(self, command: str, outcome: str, started_s: float) -> None:
         with self._counts_lock:
-            self.counts[command, outcome] = self.counts.get((command, outcome), 0) + 1
+            number, seconds = self._counts.get((command, outcome), (0, 0.0))
+            self._counts[command, outcome] = (number + 1, seconds + time.monotonic() - started_s)
+
+    def metrics(self) -> Iterator[Metric]:
+        """How many requests of each verb went how, and how long they took together."""
+        with self._counts_lock:
+            counts = dict(self._counts)
+        for (command, outcome), (number, seconds) in sorted(counts.items()):
+            labels = {"command": command, "outcome": outcome}
+            yield Metric(
+                name="calico_cni_requests_total",
+                help="CNI requests answered",
+                kind="counter",
+                value=number,
+                labels=labels,
+            )
+            yield Metric(
+                name="calico_cni_seconds_total",
+                help="Seconds spent on CNI requests",
+                kind="counter",
+                value=seconds,
+                labels=labels,
+            )
 
     # ── one verb ──
 

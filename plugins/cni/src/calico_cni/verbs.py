@@ -128,8 +128,9 @@ class Verbs:
         if not held or wiring.differences(wires) or (checkable and source.held(inv, attachment, held)):
             return None
         self._await_policy(inv, attachment, before.revision)
-        routes = tuple({"dst": result.host_prefix(address)} for address in held)
-        return self._answer(inv, wires, Allocation(addresses=held, routes=routes), 0)
+        destinations = tuple(map(result.host_prefix, held)) if checkable else inv.conf.ipam.routes
+        routes = tuple({"dst": destination} for destination in destinations)
+        return self._answer(inv, wires, Allocation(addresses=held, routes=routes), wiring.mtu_of(wires.host_name))
 
     def _add(
         self, inv: Invocation, attachment: Attachment, before: Stored | None, netns_fd: int, undo: Undo

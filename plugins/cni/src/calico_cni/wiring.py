@@ -235,6 +235,13 @@ def _container_routes(wiring: Wiring, ifindex: int) -> list[RouteEntry]:
     return routes
 
 
+def mtu_of(host_name: str) -> int:
+    """MTU of a host interface, 0 when there is none."""
+    with Netlink() as host:
+        link = host.link(host_name)
+        return link.mtu_bytes if link is not None else 0
+
+
 # ── removing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
