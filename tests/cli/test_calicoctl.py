@@ -312,6 +312,22 @@ def test_split_needs_a_lock_and_keeps_the_addresses(ctl: Any) -> None:
     assert sum(pool["in_use"] for pool in usage) == 1
 
 
+def test_deleted_pool_leaves_no_claims_of_nodes_behind(ctl: Any) -> None:
+    from calico_kernel.cli.session import Session
+    from calico_kernel.model.ipam import AssignRequest
+    from calico_kernel.model.keys import BlockAffinityQuery
+
+    ctl("apply", "-f", "-", text=POOL + "---\n" + V3 + "kind: Node\nmetadata: {name: n1}\n")
+    session = Session(None)
+    session.composition.open_ipam().assign(AssignRequest(handle="h1", node="n1", num_ipv4=1))
+    store = session.composition.open_datastore()
+    assert len(store.list([BlockAffinityQuery()]).records) == 1
+    assert ctl("delete", "ippool", "main").out == "Successfully deleted 1 'IPPool' resource(s)\n"
+    assert store.list([BlockAffinityQuery()]).records == []
+    session.close()
+    assert ", handle h1\n" in ctl("ipam", "check", "--show-all-ips").out
+
+
 def test_node_status_without_an_agent(ctl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALICO_AGENT_HEALTH_PORT", "1")
     ran = ctl("node", "status")

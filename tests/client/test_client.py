@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -20,7 +20,9 @@ from calico_kernel.errors import (
 )
 from calico_kernel.hookspecs import Validator
 from calico_kernel.model.documents import to_resource
+from calico_kernel.model.ipam import AssignRequest
 from calico_kernel.testing.memory_datastore import MemoryDatastore
+from calico_kernel.testing.memory_ipam import MemoryIpam
 
 V3 = "projectcalico.org/v3"
 
@@ -269,56 +271,47 @@ def test_pool_over_blocks_of_another_size_is_refused(client: Client, store: Memo
     client.apply(made("IPPool", "main", {"cidr": "10.65.0.0/16", "blockSize": 28}))
 
 
-class _Ipam:
-    """Writes down what it is asked."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
-
-    def release(self, requests: Any) -> Any:
-        self.calls.append(("release", [str(one.address) for one in requests]))
-        return []
-
-    def release_pool(self, cidr: str) -> None:
-        self.calls.append(("release_pool", cidr))
-
-    def release_node(self, node: str) -> None:
-        self.calls.append(("release_node", node))
+@pytest.fixture
+def ipam(store: MemoryDatastore) -> MemoryIpam:
+    return MemoryIpam(store)
 
 
 @pytest.fixture
-def managed(store: MemoryDatastore) -> Iterator[tuple[Client, _Ipam]]:
-    ipam = _Ipam()
-    client = Client(store=store, ipam=lambda: ipam, pause=lambda _seconds: None)  # type: ignore[arg-type,return-value]
+def managed(store: MemoryDatastore, ipam: MemoryIpam) -> Client:
+    client = Client(store=store, ipam=lambda: ipam, pause=lambda _seconds: None)
     ensure_initialized(client)
-    return client, ipam  # type: ignore[return-value]
+    return client
 
 
-def test_pool_is_disabled_and_released_before_it_goes(managed: tuple[Client, _Ipam], store: MemoryDatastore) -> None:
-    client, ipam = managed
-    client.apply(made("IPPool", "main", {"cidr": "10.65.0.0/16"}))
-    deleted = client.delete("IPPool", "main")
+def test_pool_is_disabled_before_it_goes_and_addresses_in_use_stay(managed: Client, ipam: MemoryIpam) -> None:
+    managed.apply(made("IPPool", "main", {"cidr": "10.65.0.0/16"}))
+    managed.apply(made("Node", "n1"))
+    address = ipam.assign(AssignRequest(handle="h", node="n1", num_ipv4=1)).addresses[0].address
+    deleted = managed.delete("IPPool", "main")
     assert deleted is not None and deleted.spec.disabled is True  # type: ignore[attr-defined]
-    assert ipam.calls == [("release_pool", "10.65.0.0/16")]
+    assert ipam.inspect(address).handle == "h"
     with pytest.raises(NotFound):
-        client.get("IPPool", "main")
+        managed.get("IPPool", "main")
 
 
-def test_pool_is_not_deleted_at_an_old_revision(managed: tuple[Client, _Ipam]) -> None:
-    client, ipam = managed
-    client.apply(made("IPPool", "main", {"cidr": "10.65.0.0/16"}))
+def test_pool_is_not_deleted_at_an_old_revision(managed: Client) -> None:
+    managed.apply(made("IPPool", "main", {"cidr": "10.65.0.0/16"}))
     with pytest.raises(RevisionConflict):
-        client.delete("IPPool", "main", revision="1")
-    assert ipam.calls == [] and client.get("IPPool", "main").spec.disabled is False
+        managed.delete("IPPool", "main", revision="1")
+    assert managed.get("IPPool", "main").spec.disabled is False
 
 
 # ── nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_node_takes_everything_of_its_own_with_it(managed: tuple[Client, _Ipam]) -> None:
-    client, ipam = managed
-    for node in ("n1", "n2"):
-        client.apply(made("Node", node, {"ipv4VXLANTunnelAddr": "10.65.0.1"}))
+def test_node_takes_everything_of_its_own_with_it(managed: Client, ipam: MemoryIpam) -> None:
+    client = managed
+    client.apply(made("IPPool", "main", {"cidr": "10.65.0.0/16"}))
+    for number, node in enumerate(("n1", "n2")):
+        tunnel, workload = ip_address(f"10.65.{number}.1"), ip_address(f"10.65.{number}.9")
+        client.apply(made("Node", node, {"ipv4VXLANTunnelAddr": str(tunnel)}))
+        for handle, address in (("tunnel", tunnel), ("workload", workload)):
+            ipam.assign(AssignRequest(handle=f"{handle}-{node}", node=node, addresses=(address,)))
         endpoint = made(
             "WorkloadEndpoint",
             "",
@@ -328,7 +321,7 @@ def test_node_takes_everything_of_its_own_with_it(managed: tuple[Client, _Ipam])
                 "containerID": "abc",
                 "endpoint": "eth0",
                 "interfaceName": "cali1",
-                "ipNetworks": ["10.65.0.9/32"],
+                "ipNetworks": [f"{workload}/32"],
             },
             namespace="shop",
         )
@@ -338,7 +331,10 @@ def test_node_takes_everything_of_its_own_with_it(managed: tuple[Client, _Ipam])
         client.apply(made("BGPConfiguration", f"node.{node}"))
         client.apply(made("HostEndpoint", f"{node}-eth0", {"node": node, "interfaceName": "eth0"}))
     client.delete("Node", "n1")
-    assert ipam.calls == [("release", ["10.65.0.9", "10.65.0.1"]), ("release_node", "n1")]
+    held = {
+        text: ipam.inspect(ip_address(text)).handle for text in ("10.65.0.1", "10.65.0.9", "10.65.1.1", "10.65.1.9")
+    }
+    assert held == {"10.65.0.1": None, "10.65.0.9": None, "10.65.1.1": "tunnel-n2", "10.65.1.9": "workload-n2"}
     left = {
         kind: [one.metadata.name for one in client.list(kind).items]
         for kind in ("Node", "WorkloadEndpoint", "BGPPeer", "FelixConfiguration", "BGPConfiguration", "HostEndpoint")
@@ -386,3 +382,14 @@ def test_creating_a_node_initialises_the_datastore(store: MemoryDatastore) -> No
     client = Client(store=store)
     client.create(made("Node", "n1"))
     assert len(client.list("Tier").items) == 3
+
+
+def test_many_nodes_initialise_one_datastore_at_once(store: MemoryDatastore) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    clients = [Client(store=store) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda pair: ensure_initialized(pair[1], cluster_type=f"t{pair[0]}"), enumerate(clients)))
+    spec = clients[0].get("ClusterInformation", "default").spec
+    assert sorted(spec.cluster_type.split(",")) == [f"t{number}" for number in range(8)]
+    assert len(clients[0].list("Tier").items) == 3
