@@ -113,8 +113,19 @@ class Node:
         return all(step.outcome != "deny" for step in self.steps(packet))
 
     def is_untracked(self, packet: Packet) -> bool:
-        """Let through without connection tracking: its answer is another packet, with a verdict of its own."""
-        return any(step.hook == "untracked" and step.outcome == "allow" for step in self.steps(packet))
+        """An untracked policy decides it or its answer, so the answer is another packet with a verdict of its own."""
+        echo = {8: 0, 128: 129}
+        answer = Packet(
+            packet.destination,
+            packet.source,
+            packet.protocol,
+            packet.destination_port,
+            packet.source_port,
+            None if packet.icmp_type is None else echo.get(packet.icmp_type, packet.icmp_type),
+            packet.icmp_code,
+        )
+        steps = [*self.steps(packet), *self.steps(answer)]
+        return any(step.hook == "untracked" and step.outcome != "pass" for step in steps)
 
     def check(self, packets: Sequence[Packet]) -> None:
         """Each packet, as a flow not seen before, fares as the definition says."""
