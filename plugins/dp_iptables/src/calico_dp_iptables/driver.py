@@ -176,6 +176,16 @@ class IptablesDataplane(Dataplane):
     def _take_workloads(self, delta: Delta) -> None:
         if not delta.workloads:
             return
+        # Gone first: an interface and its addresses may have got a new owner in the same delta.
+        for key in delta.workloads.removes:
+            gone = self.state.workloads.pop(key, None)
+            if gone is None:
+                continue
+            for family in self.families.values():
+                family.workload_gone(key)
+            self._unprogrammed.discard(key)
+            self._programmed.discard(key)
+            self.kernel.links.workload_changed(gone, None)
         for key, workload in delta.workloads.upserts.items():
             old = self.state.workloads.get(key)
             if old == workload:
@@ -186,15 +196,6 @@ class IptablesDataplane(Dataplane):
             self._unprogrammed.add(key)
             self._programmed.discard(key)
             self.kernel.links.workload_changed(old, workload)
-        for key in delta.workloads.removes:
-            gone = self.state.workloads.pop(key, None)
-            if gone is None:
-                continue
-            for family in self.families.values():
-                family.workload_gone(key)
-            self._unprogrammed.discard(key)
-            self._programmed.discard(key)
-            self.kernel.links.workload_changed(gone, None)
         for family in self.families.values():
             family.render_dispatch()
 

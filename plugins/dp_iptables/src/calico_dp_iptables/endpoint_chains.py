@@ -33,6 +33,7 @@ RETURN_EVERY = 8
 """Inside a run, a packet that has its verdict leaves after at most so many checks."""
 
 Chains = dict[str, list[Rule]]
+UDP_LITE = 136
 
 FAILSAFE_IN = "cali-failsafe-in"
 FAILSAFE_OUT = "cali-failsafe-out"
@@ -120,7 +121,10 @@ class EndpointChains:
             yield rule(established, r.SetMark(marks.accept, marks.accept))
             yield rule(established, r.RETURN)
         if self.options.check_invalid:
-            yield rule(r.ConntrackState("INVALID"), r.DROP if mangle else self.deny)
+            # Connection tracking takes UDP-Lite whose checksum the sender left to the device (always so between two
+            # workloads of a node) for corrupt; policy judges those packets one by one.
+            not_lite = r.Protocol(UDP_LITE, negate=True)
+            yield rule(not_lite, r.ConntrackState("INVALID"), r.DROP if mangle else self.deny)
 
     def _clear(self) -> Rule:
         return rule(r.SetMark(0, self.options.marks.verdict))

@@ -72,6 +72,8 @@ class Links:
             self._dirty.add(old.interface)
         if new is not None:
             self._owners.update(new.addresses)
+            if old is None:
+                self._left -= {address for address in new.addresses if address in self._stale.get(new.interface, ())}
             if is_usable_interface(new.interface):
                 self._wanted[new.interface] = Wanted(
                     frozenset(new.addresses) if new.active else frozenset(), new.mac, bool(new.spoofable_prefixes)
