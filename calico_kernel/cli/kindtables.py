@@ -74,11 +74,9 @@ def _nat(nat: Any) -> str:
 
 
 def _pod_selector(policy: Any) -> str:
-    from calico_kernel.cli.output import json_text
+    from calico_kernel.model.kubernetes import pod_selector
 
-    spec = policy.spec
-    found = spec.get("podSelector") if isinstance(spec, dict) else getattr(spec, "pod_selector", None)
-    return " ".join(json_text(found or {}).split())
+    return pod_selector(policy.spec.pod_selector)
 
 
 TABLES: dict[str, KindTable] = {

@@ -48,8 +48,9 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
         return 1
     print("Calico process is running.")
     for word, well, said in (("live", live, live_said), ("ready", ready, ready_said)):
-        print(f"{'The agent is' if well else 'The agent is not'} {word}{':' if said.strip() else '.'}")
-        for line in said.strip().splitlines():
+        reasons = [line for line in said.splitlines() if line.strip() not in {"", "ok"}]
+        print(f"The agent is {'' if well else 'not '}{word}{':' if reasons else '.'}")
+        for line in reasons:
             print(f"  {line}")
     return 0
 

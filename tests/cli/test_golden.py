@@ -99,3 +99,20 @@ def test_json_of_one_is_the_object_and_of_many_a_list(ctl: Any, stored: None) ->
 def test_export_leaves_out_what_belongs_to_the_cluster(ctl: Any, stored: None) -> None:
     exported = json.loads(ctl("get", "np", "web-to-api", "-n", "shop", "-o", "json", "--export").out)
     assert set(exported["metadata"]) == {"name", "labels"}
+
+
+def test_what_crashes_calicos_tool_is_shown(ctl: Any, stored: None) -> None:
+    """``get bgpfilter`` and the wide table of staged Kubernetes policies end Calico's calicoctl with a panic."""
+    assert ctl("get", "bgpfilter").out == (
+        "NAME        NUMEXPORTV4   NUMIMPORTV4   NUMEXPORTV6   NUMIMPORTV6   \n"
+        "only-pods   2             2             1             0             \n\n"
+    )
+    wide = ctl("get", "sknp", "-n", "shop", "-o", "wide").out
+    assert wide.splitlines()[1].rstrip() == (
+        "shop        k8s-maybe   projectcalico.org/orchestrator == 'k8s' && app == 'web'"
+    )
+
+
+def test_free_addresses_of_an_ipv6_pool_are_a_number(ctl: Any, stored: None) -> None:
+    shown = ctl("ipam", "show").out
+    assert "1.2089e+24 (100%)" in shown and "-9" not in shown
