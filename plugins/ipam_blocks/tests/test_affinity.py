@@ -11,6 +11,7 @@ from calico_ipam_blocks.ipam import BlocksIpam
 from calico_ipam_blocks.settings import BlocksSettings
 from calico_kernel.errors import IpamError, NotFound, PoolExhausted
 from calico_kernel.hookspecs import Datastore
+from calico_kernel.model.endpoints import WorkloadEndpoint, WorkloadEndpointSpec
 from calico_kernel.model.ipam import AllocationBlock, BlockAttributes, IpamConfig, IpamHost, StoredBlockAffinity
 from calico_kernel.model.keys import (
     BlockAffinityKey,
@@ -347,6 +348,25 @@ def test_lost_handle_is_written_anew_from_the_blocks(store: MemoryDatastore, ipa
     assert [problem.kind for problem in found] == ["handle-counts-too-little"]
     assert len(ipam.collect(found)) == 1
     assert {one.address for one in ipam.addresses_by_handle("h")} == set(addresses(got))
+
+
+def test_address_without_endpoint_is_collected_once_it_is_old_enough(store: MemoryDatastore, ipam: BlocksIpam) -> None:
+    add_pool(store, "p", "10.0.0.0/24")
+    owner = {"pod": "web", "namespace": "shop"}
+    for handle, timestamp in (("old", "2020-01-01 00:00:00.5 +0000 UTC"), ("new", "2999-01-01 00:00:00 +0000 UTC")):
+        ipam.assign(want(handle, attributes={**owner, "timestamp": timestamp}))
+    ipam.assign(want("undated", attributes=owner))
+    ipam.assign(want("used", attributes={**owner, "timestamp": "2020-01-01 00:00:00 +0000 UTC"}))
+    used = ipam.addresses_by_handle("used")[0].address
+    endpoint = WorkloadEndpoint(
+        metadata=ObjectMeta(name="e", namespace="shop"), spec=WorkloadEndpointSpec(ip_networks=(f"{used}/32",))
+    )
+    store.create(ResourceKey("WorkloadEndpoint", "shop", "e"), endpoint)
+    found = ipam.check()
+    assert {problem.handle: problem.collectable for problem in found} == {"old": True, "new": False, "undated": False}
+    assert [problem.handle for problem in ipam.collect(found)] == ["old"]
+    assert list(ipam.addresses_by_handle("old")) == []
+    assert all(len(ipam.addresses_by_handle(handle)) == 1 for handle in ("new", "undated", "used"))
 
 
 # ── cost ──

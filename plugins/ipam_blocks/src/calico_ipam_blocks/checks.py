@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import attrs
 
@@ -21,7 +22,7 @@ from calico_ipam_blocks.ledger import SETTLED, Ledger, split_affinity, state_of
 from calico_kernel.errors import IpamError, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore
 from calico_kernel.model.endpoints import WorkloadEndpoint
-from calico_kernel.model.ipam import AllocationBlock, IpamHandle, IpamProblem
+from calico_kernel.model.ipam import Address, AllocationBlock, IpamHandle, IpamProblem, ReleaseRequest
 from calico_kernel.model.keys import (
     BlockAffinityKey,
     BlockAffinityQuery,
@@ -34,6 +35,7 @@ from calico_kernel.model.keys import (
 )
 from calico_kernel.model.records import Malformed, Record
 
+LEAK = "address-without-endpoint"
 MENDABLE = frozenset(
     {"handle-counts-too-much", "handle-counts-too-little", "affinity-without-block", "affinity-stale",
      "affinity-unfinished", "block-without-affinity", "block-abandoned", "block-untidy"}
@@ -73,11 +75,11 @@ def look(datastore: Datastore) -> Picture:
     return Picture(found, affinities, handles, frozenset(addresses), unreadable)
 
 
-def find(datastore: Datastore, pools: Sequence[Pool], now_ns: int) -> list[IpamProblem]:
+def find(datastore: Datastore, pools: Sequence[Pool], now_ns: int, leak_grace_s: float) -> list[IpamProblem]:
     """Every inconsistency; [] when there is none. Reads once, writes nothing."""
     picture = look(datastore)
     found = [_problem("unreadable-record", subject, reason) for subject, reason in picture.unreadable]
-    found += _block_problems(picture, pools, now_ns)
+    found += _block_problems(picture, pools, now_ns, leak_grace_s)
     found += _affinity_problems(picture)
     found += _handle_problems(picture)
     return found
@@ -87,7 +89,7 @@ def _problem(kind: str, subject: str, detail: str, **more: object) -> IpamProble
     return IpamProblem(kind=kind, subject=subject, detail=detail, collectable=kind in MENDABLE, **more)  # type: ignore[arg-type]
 
 
-def _block_problems(picture: Picture, pools: Sequence[Pool], now_ns: int) -> list[IpamProblem]:
+def _block_problems(picture: Picture, pools: Sequence[Pool], now_ns: int, leak_grace_s: float) -> list[IpamProblem]:
     found = []
     reach: Span | None = None
     for span in sorted(picture.blocks, key=lambda span: (span.version, span.base, span.length)):
@@ -109,11 +111,13 @@ def _block_problems(picture: Picture, pools: Sequence[Pool], now_ns: int) -> lis
             found.append(_problem("block-without-affinity", subject, f"its node {owner[1]} has no affinity for it"))
         if block.affinity is None and blocks.is_empty(block):
             found.append(_problem("block-abandoned", subject, "it is empty and belongs to no node"))
-        found += _address_problems(picture, span, block, now_ns)
+        found += _address_problems(picture, span, block, now_ns, leak_grace_s)
     return found
 
 
-def _address_problems(picture: Picture, span: Span, block: AllocationBlock, now_ns: int) -> list[IpamProblem]:
+def _address_problems(
+    picture: Picture, span: Span, block: AllocationBlock, now_ns: int, leak_grace_s: float
+) -> list[IpamProblem]:
     found = []
     for ordinal, index in enumerate(block.allocations):
         if index is None or not 0 <= index < len(block.attributes):
@@ -127,10 +131,19 @@ def _address_problems(picture: Picture, span: Span, block: AllocationBlock, now_
         owner = holder.secondary or {}
         if "pod" in owner and "namespace" in owner and str(address) not in picture.endpoint_addresses:
             detail = f"no workload endpoint has it; assigned to {owner['namespace']}/{owner['pod']}"
-            found.append(
-                _problem("address-without-endpoint", str(address), detail, address=address, handle=holder.handle_id)
-            )
+            problem = _problem(LEAK, str(address), detail, address=address, handle=holder.handle_id)
+            assigned_s = _assigned_at(owner)
+            old = assigned_s is not None and now_ns / 1e9 - assigned_s > leak_grace_s
+            found.append(attrs.evolve(problem, collectable=old))
     return found
+
+
+def _assigned_at(owner: Mapping[str, str]) -> float | None:
+    """Seconds since 1970, from the attribute that CNI plugins write: ``2026-11-21 08:40:00.419947227 +0000 UTC``."""
+    try:
+        return datetime.fromisoformat(owner.get("timestamp", "")[:19]).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
 
 
 def _affinity_problems(picture: Picture) -> list[IpamProblem]:
@@ -185,7 +198,11 @@ def _handle_problems(picture: Picture) -> list[IpamProblem]:
 
 
 def mend(
-    ledger: Ledger, problems: Sequence[IpamProblem], check: Callable[[], Sequence[IpamProblem]], settle_s: float
+    ledger: Ledger,
+    problems: Sequence[IpamProblem],
+    check: Callable[[], Sequence[IpamProblem]],
+    release: Callable[[Sequence[ReleaseRequest]], Sequence[Address]],
+    settle_s: float,
 ) -> list[IpamProblem]:
     """Mend those of ``problems`` that look just the same now and ``settle_s`` later; returns the mended."""
     wanted = [problem for problem in problems if problem.collectable]
@@ -198,47 +215,56 @@ def mend(
     now = _revisions(datastore)
     mended = []
     picture = look(datastore)
+    counts = actual_counts(picture.blocks)
+    affinities = {f"affinity of {key.owner} for {key.cidr}": seen for key, seen in picture.affinities.items()}
     for problem in wanted:
         quiet = before.get(problem.subject) == now.get(problem.subject)
         if problem in still and quiet:
             with contextlib.suppress(RevisionConflict, NotFound, IpamError):  # somebody is at work on it after all
-                _mend_one(ledger, problem, picture)
+                if problem.kind == LEAK and problem.address is not None:
+                    release([_guarded(problem.address, problem.handle, picture)])
+                elif problem.kind.startswith("handle-") and problem.handle is not None:
+                    stored = picture.handles.get(problem.handle)
+                    _mend_handle(datastore, problem.handle, stored, counts.get(problem.handle, {}))
+                elif problem.kind.startswith("affinity-"):
+                    _mend_affinity(ledger, problem.kind, affinities[problem.subject])
+                else:
+                    _mend_block(ledger, problem.kind, picture, span_of(problem.subject.removeprefix("block ")))
                 mended.append(problem)
     return mended
 
 
-def _mend_one(ledger: Ledger, problem: IpamProblem, picture: Picture) -> None:
-    datastore = ledger.datastore
-    if problem.kind.startswith("handle-") and problem.handle is not None:
-        _mend_handle(datastore, problem.handle, picture)
-        return
-    for key, seen in picture.affinities.items():
-        if problem.subject != f"affinity of {key.owner} for {key.cidr}":
-            continue
-        if problem.kind == "affinity-unfinished":
-            ledger.block_behind(seen)
-        else:
-            datastore.delete(key, revision=seen.revision)
-        return
+def _guarded(address: Address, handle: str | None, picture: Picture) -> ReleaseRequest:
+    """A release that fails when the address was assigned anew since the picture was taken."""
     for span, block in picture.blocks.items():
-        if problem.subject != f"block {span}":
-            continue
-        record = ledger.block(span)
-        if record is None or record.value != block:
-            return
-        owner = split_affinity(block.affinity)
-        if problem.kind == "block-without-affinity" and owner is not None:
-            ledger.claim(*owner, span)
-        elif problem.kind == "block-abandoned":
-            datastore.delete(record.key, revision=record.revision)
-        elif problem.kind == "block-untidy":
-            tidy = blocks.collect_cold(block, cooldown_s=1 << 40, now_ns=ledger.now_ns())
-            ledger.write_block(record, tidy)
+        if span.holds(address):
+            number = block.sequence_number_for_allocation.get(str(int(address) - span.base))
+            return ReleaseRequest(address=address, handle=handle, sequence_number=number)
+    return ReleaseRequest(address=address, handle=handle)
+
+
+def _mend_affinity(ledger: Ledger, kind: str, seen: Record) -> None:
+    if kind == "affinity-unfinished":
+        ledger.block_behind(seen)
+    else:
+        ledger.datastore.delete(seen.key, revision=seen.revision)
+
+
+def _mend_block(ledger: Ledger, kind: str, picture: Picture, span: Span) -> None:
+    record, block = ledger.block(span), picture.blocks[span]
+    if record is None or record.value != block:
         return
+    owner = split_affinity(block.affinity)
+    if kind == "block-without-affinity" and owner is not None:
+        ledger.claim(*owner, span)
+    elif kind == "block-abandoned":
+        ledger.datastore.delete(record.key, revision=record.revision)
+    elif kind == "block-untidy":
+        # Nothing has cooled down for so long, so this only drops attributes.
+        ledger.write_block(record, blocks.collect_cold(block, cooldown_s=1 << 40, now_ns=ledger.now_ns()))
 
 
-def _mend_handle(datastore: Datastore, handle: str, picture: Picture) -> None:
-    real = actual_counts(picture.blocks).get(handle, {})
+def _mend_handle(datastore: Datastore, handle: str, stored: IpamHandle | None, real: dict[str, int]) -> None:
     key = HandleKey(handle)
     try:
         record = datastore.get(key)
@@ -246,7 +272,7 @@ def _mend_handle(datastore: Datastore, handle: str, picture: Picture) -> None:
         if real:
             datastore.create(key, IpamHandle(block=real))
         return
-    if record.value != picture.handles.get(handle):
+    if record.value != stored:
         return
     if real:
         datastore.update(key, IpamHandle(block=real), revision=record.revision)

@@ -608,13 +608,12 @@ class BlocksIpam(Ipam):
 
     def check(self) -> Sequence[IpamProblem]:
         self._inventory.refresh(anew=True)
-        return checks.find(self._datastore, self._inventory.pools, self._ledger.now_ns())
+        grace_s = self._settings.leak_grace_s
+        return checks.find(self._datastore, self._inventory.pools, self._ledger.now_ns(), grace_s)
 
     def collect(self, problems: Sequence[IpamProblem]) -> Sequence[IpamProblem]:
-        self._inventory.refresh()
-        with self._turn:
-            self._hot.clear()
-            return checks.mend(self._ledger, problems, self.check, self._settings.settle_s)
+        # No turn is taken: it waits, and nobody should wait with it. Every repair is a compare-and-swap.
+        return checks.mend(self._ledger, problems, self.check, self.release, self._settings.settle_s)
 
     def configuration(self) -> IpamConfig:
         self._inventory.refresh()
