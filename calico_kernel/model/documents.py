@@ -29,7 +29,7 @@ MAX_VALUES = 1_000_000
 """Values in one document after aliases are expanded: a small text with nested aliases can stand for billions."""
 MAX_DEPTH = 64
 
-_SEPARATOR = re.compile(r"^---(?:[ \t].*)?$", re.MULTILINE)
+_SEPARATOR = re.compile(r"^---.*$", re.MULTILINE)
 _IGNORED_METADATA = frozenset({"selfLink", "managedFields"})
 """Kubernetes writes these; Calico keeps neither."""
 
@@ -112,7 +112,7 @@ def _split(text: str | bytes, source: str) -> Iterator[str]:
             text = text.decode("utf-8-sig")
         except UnicodeDecodeError as exc:
             raise ValidationError(source or "input", [("", f"is not UTF-8 text: byte {exc.start}")]) from exc
-    for part in _SEPARATOR.split(text):
+    for part in _SEPARATOR.split(text.removeprefix("\ufeff")):
         if len(part.encode(errors="surrogatepass")) > MAX_DOCUMENT_BYTES:
             raise ValidationError(source or "input", [("", f"has a document of more than {MAX_DOCUMENT_BYTES} bytes")])
         if part.strip():

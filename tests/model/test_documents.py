@@ -43,6 +43,12 @@ items:
     assert found == [("Tier", "a"), ("Tier", "b"), ("Node", "c"), ("Node", "d")]
 
 
+def test_line_ends_of_windows_and_a_byte_order_mark_are_no_obstacle() -> None:
+    text = "\ufeffkind: A\r\n---\r\nkind: B\r\n--- # note\r\nkind: C\r\n"
+    assert [d["kind"] for d in documents.load(text)] == ["A", "B", "C"]
+    assert [d["kind"] for d in documents.load(text.encode())] == ["A", "B", "C"]
+
+
 def test_empty_text_holds_no_document() -> None:
     assert documents.load("") == [] == documents.load("---\n---\n# only a comment\n")
 
