@@ -41,7 +41,7 @@ from calico_kernel.policy.explain import explain, render
 from calico_kernel.policy.matching import Packet
 from calico_kernel.policy.verdict import Cluster, Step, verdict
 from calico_kernel.testing import generators
-from calico_kernel.testing.node_world import NODE, UPLINK, NodeWorld
+from calico_kernel.testing.node_world import NODE, NODE_ADDRESSES, UPLINK, NodeWorld
 
 MakeDataplane = Callable[[], Dataplane]
 
@@ -64,6 +64,8 @@ class World(Protocol):
     def add_foreign(self) -> None: ...
     def foreign(self) -> list[str]: ...
     def flush(self) -> None: ...
+    def unplug(self, number: int) -> None: ...
+    def plug(self, number: int) -> None: ...
 
 
 class Node:
@@ -188,13 +190,15 @@ class DataplaneContract:
             node.change(policy, replaced, gone=[*gone, *holders(node, replaced)])
             node.check(generators.packets(rng, ends, 40))
 
-    @pytest.mark.parametrize("seed", range(8))
+    @pytest.mark.parametrize("seed", range(9))
     def test_host_endpoints_and_their_hooks_get_the_verdicts_of_the_definition(self, node: Node, seed: int) -> None:
         if not self.host_endpoints:
             pytest.skip("this dataplane does not police host endpoints")
         rng, world = Random(100 + seed), node.world
         ends = addresses(world, node=True)
-        endpoint = generators.host_endpoint(rng, node=NODE, interface=rng.choice((UPLINK, "*")))
+        interface = (UPLINK, "*", "")[seed % 3]
+        own = () if interface else tuple(NODE_ADDRESSES.values())
+        endpoint = generators.host_endpoint(rng, node=NODE, interface=interface, addresses=own)
         node.change(
             *world.nodes(),
             *random_cluster(rng, world),
@@ -240,6 +244,16 @@ class DataplaneContract:
         packets = [p for p in every_packet(node.world) if {str(p.source), str(p.destination)} & theirs]
         assert packets
         assert not any(node.world.measure(packets, [False] * len(packets)))
+
+    def test_workload_whose_interface_goes_and_comes_back_is_policed_again(self, node: Node) -> None:
+        node.change(*quiet_cluster(node.world), shut(Rule(action="Allow", protocol="TCP")))
+        node.world.unplug(3)
+        node.dataplane.resync()
+        node.apply()
+        node.world.plug(3)
+        node.dataplane.resync()
+        node.apply()
+        node.check(every_packet(node.world))
 
     # ── what changes when ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -59,7 +59,7 @@ NAMESPACES = ("blue", "red")
 ACCOUNTS = ("robot", "human")
 Labels = Mapping[str, tuple[str, ...]]
 
-LABELS: Labels = {"app": ("web", "db", "api"), "env": ("prod", "dev"), "odd": ("", "a b", "é")}
+LABELS: Labels = {"app": ("web", "db", "api"), "env": ("prod", "dev"), "odd": ("", "a.b", "A_b")}
 NAMESPACE_LABELS: Labels = {"colour": ("blue", "red"), "env": ("prod", "dev")}
 ACCOUNT_LABELS: Labels = {"role": ("reader", "writer")}
 TIERS = ("security", "platform", "default")
@@ -125,7 +125,7 @@ def rule(rng: Random, *, namespaced: bool = False, services: str = "") -> Rule:
     action: Action = rng.choice(("Allow", "Allow", "Allow", "Deny", "Deny", "Pass", "Log"))
     version = rng.choice((None, None, None, 4, 6))
     protocol: Protocol | None = rng.choice(
-        (None, None, "TCP", "TCP", "UDP", "UDP", "SCTP", "UDPLite", 6, "17", "ICMP", "ICMPv6")
+        (None, None, "TCP", "TCP", "UDP", "UDP", "SCTP", "UDPLite", 6, 17, "ICMP", "ICMPv6")
     )
     if protocol in ("ICMP", "ICMPv6"):
         version = rng.choice((None, 4 if protocol == "ICMP" else 6))
@@ -173,7 +173,7 @@ def _entity(rng: Random, version: int, protocol: Protocol | None, *, namespaced:
             names=tuple(rng.sample(ACCOUNTS, rng.randint(0, 1))),
             selector=selector(rng, ACCOUNT_LABELS) if some(rng, 0.5) else "",
         )
-    if protocol in ("TCP", "UDP", "SCTP", 6, "17"):
+    if protocol in ("TCP", "UDP", "SCTP", 6, 17):
         chance = 0.1 if source else 0.4
         if some(rng, chance):
             fields["ports"] = _ports(rng, source=source)
@@ -358,11 +358,17 @@ def _slices(rng: Random) -> list[Resource]:
     ]
 
 
-def host_endpoint(rng: Random, *, node: str = "n1", interface: str = "eth0") -> HostEndpoint:
+def host_endpoint(
+    rng: Random, *, node: str = "n1", interface: str = "eth0", addresses: Sequence[str] = ()
+) -> HostEndpoint:
+    """A host endpoint by name of its interface, for all of them ("*"), or ("") by ``addresses``."""
     return HostEndpoint(
         metadata=ObjectMeta(name=f"{node}-hep", labels={"host": node}),
         spec=HostEndpointSpec(
-            node=node, interface_name=interface, profiles=rng.choice(((), ("kns.blue",), ("kns.red",)))
+            node=node,
+            interface_name=interface,
+            expected_ips=tuple(addresses),
+            profiles=rng.choice(((), ("kns.blue",), ("kns.red",))),
         ),
     )
 

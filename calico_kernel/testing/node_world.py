@@ -81,7 +81,7 @@ class NodeWorld:
         netns.run_in(self.namespace, self._build_node)
         for number in self.local:
             self._make(self.workload_namespace(number))
-            netns.run_in(self.namespace, partial(self.attach, number))
+            self.plug(number)
 
     def _make(self, namespace: str) -> None:
         netns.create(namespace)
@@ -137,8 +137,22 @@ class NodeWorld:
                     _give(nl, loopback.index, {version: f"{address}/{_HOST_BITS[version]}"})
             return uplink.mac
 
-    def attach(self, number: int) -> None:
-        """Make the interface pair of workload ``number``; called in the node's namespace."""
+    def plug(self, number: int) -> None:
+        """Make the interface pair of workload ``number``, as the CNI plugin does."""
+        netns.run_in(self.namespace, partial(self._plug, number))
+
+    def unplug(self, number: int) -> None:
+        """Delete the interface pair of workload ``number``; its namespace stays."""
+
+        def delete() -> None:
+            with netlink.Netlink() as nl:
+                link = nl.link(interface_of(number))
+                assert link is not None
+                nl.run(netlink.delete_link(link.index))
+
+        netns.run_in(self.namespace, delete)
+
+    def _plug(self, number: int) -> None:
         interface, namespace = interface_of(number), self.workload_namespace(number)
         addresses = {version: generators.workload_address(number, version) for version in (4, 6)}
         with netlink.Netlink() as nl:

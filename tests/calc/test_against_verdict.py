@@ -106,7 +106,11 @@ def test_every_change_keeps_calculation_and_definition_together(seed: int) -> No
 @pytest.mark.parametrize("seed", range(30))
 def test_host_endpoints_and_their_hooks_follow_the_definition(seed: int) -> None:
     rng, pair = Random(2000 + seed), TwoNodes()
-    endpoints = [g.host_endpoint(rng, node=name, interface=rng.choice(("eth0", "*"))) for name in NODES]
+    endpoints = []
+    for name, address in NODES.items():
+        interface = rng.choice(("eth0", "*", ""))
+        own = () if interface else (address,)
+        endpoints.append(g.host_endpoint(rng, node=name, interface=interface, addresses=own))
     pair.change(*nodes(), *g.cluster(rng, flaws=False), *endpoints, *(g.host_policy(rng, n) for n in range(4)))
     pair.check(rng, 60)
 

@@ -84,6 +84,12 @@ class MemoryWorld:
     def flush(self) -> None:
         self.kernel.enforced = None
 
+    def unplug(self, number: int) -> None:
+        """Policy in memory does not hang on an interface."""
+
+    def plug(self, number: int) -> None:
+        """As above."""
+
 
 class TestMemoryDataplane(DataplaneContract):
     @pytest.fixture
