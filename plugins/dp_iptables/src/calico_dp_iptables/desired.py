@@ -305,6 +305,8 @@ class Family:
                 interface = endpoint.interface or self.state.host_interfaces.get(name, "")
                 if interface != "*" and not names.is_usable_interface(interface):
                     continue
+                if interface == "*" and kind == "untracked":
+                    continue  # as in Calico: it would judge the replies of every tracked flow
                 listed: PolicyList = getattr(endpoint, field)
                 if kind in ("untracked", "pre_dnat") and not _has_policies(listed, inbound=inbound):
                     continue
