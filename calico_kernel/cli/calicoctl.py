@@ -40,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-l", "--log-level", default="panic", metavar="LEVEL", help="panic, fatal, error, warn, info, debug"
+        "-l",
+        "--log-level",
+        default="panic",
+        choices=["panic", "fatal", "error", "warn", "info", "debug"],
+        metavar="LEVEL",
+        help="panic (default), fatal, error, warn, info or debug",
     )
     parser.add_argument(
         "--allow-version-mismatch", action="store_true", help="work on a datastore that another version set up"

@@ -69,7 +69,9 @@ class Program(NamedTuple):
             parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=f"{_sentence(command.help)}.")
             module.configure(word, parser)
             self._repeat_common(parser)
-            return int(module.run(word, _parsed(parser, after, args), session) or 0)
+            args = _parsed(parser, after, args)
+            _show_log(getattr(args, "log_level", "panic"))
+            return int(module.run(word, args, session) or 0)
         for extra in self._added(session, strict=True):
             if extra.name == word:
                 parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=extra.help)
@@ -77,6 +79,7 @@ class Program(NamedTuple):
                 self._repeat_common(parser)
                 args = _parsed(parser, after, args)
                 args.client = lambda: session.client
+                _show_log(getattr(args, "log_level", "panic"))
                 return int(extra.run(args) or 0)
         from calico_kernel.config.source import did_you_mean
 
@@ -136,6 +139,15 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str], args: argparse
     if any(action.nargs in {argparse.PARSER, argparse.REMAINDER} for action in parser._actions):
         return parser.parse_args(argv, args)
     return parser.parse_intermixed_args(argv, args)
+
+
+def _show_log(level: str) -> None:
+    """Log lines of the libraries on standard error; nothing at Calico's default levels."""
+    import logging
+
+    levels = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
+    if level in levels:
+        logging.basicConfig(level=levels[level], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -386,3 +386,15 @@ def test_configuration_mistake_is_said_once_and_nothing_is_made(ctl: Any, config
     ran = ctl("get", "nodes")
     assert ran.status == 1 and "unknown key 'datastor'; did you mean 'datastore'?" in ran.err
     assert not (tmp_path / "calico.db").exists()
+
+
+def test_log_level_may_stand_before_or_after_the_command(ctl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    seen: list[int] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **settings: seen.append(settings["level"]))
+    assert ctl("get", "nodes").status == 0
+    assert ctl("-l", "info", "get", "nodes").status == 0
+    assert ctl("get", "nodes", "--log-level", "debug").status == 0
+    assert seen == [logging.INFO, logging.DEBUG]
+    assert ctl("get", "nodes", "-l", "loud").status == 2

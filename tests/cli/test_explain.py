@@ -76,3 +76,36 @@ def test_explain_reads_everything_that_calico_stores(ctl: Any) -> None:
     assert ctl("apply", "-f", str(resources)).status == 0
     ran = ctl("explain", "shop/web-1", "10.65.0.99", "--port", "443")
     assert ran.status == 0 and "from 10.65.0.20" in ran.out
+
+
+KUBERNETES = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.65.0.10}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-1, namespace: shop, labels: {app: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIP: 10.65.0.11}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]
+"""
+
+
+@pytest.mark.parametrize(("port", "said"), [("5432", "ALLOWED"), ("22", "DENIED")])
+def test_kubernetes_manifests_alone_can_be_explained(ctl: Any, tmp_path: Path, port: str, said: str) -> None:
+    (tmp_path / "all.yaml").write_text(KUBERNETES)
+    ran = ctl("explain", "shop/web-1", "shop/db-1", "--port", port, "-f", f"{tmp_path}/all.yaml")
+    assert ran.status == 0 and said in ran.out and "NetworkPolicy(shop/knp.default.db)" in ran.out
