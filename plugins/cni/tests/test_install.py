@@ -7,11 +7,12 @@ import json
 import logging
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from calico_cni import install
+import calico_cni
 from calico_cni.plugin import calico_cli_commands, calico_local_service, calico_metrics, calico_plugin
 from calico_cni.settings import CniSettings
 from calico_kernel.hookspecs import Services
@@ -52,7 +53,11 @@ def test_install_writes_a_private_list_and_an_executable_that_runs_alone(tmp_pat
     assert stat.S_IMODE(program.stat().st_mode) == 0o755
     done = subprocess.run([program], env={"CNI_COMMAND": "VERSION"}, capture_output=True, check=True)
     assert "1.1.0" in json.loads(done.stdout)["supportedVersions"]
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"calico", "10-calico.conflist"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "calico",
+        "calico-ipam",
+        "10-calico.conflist",
+    }
 
 
 def test_uninstall_removes_both_and_may_run_twice(tmp_path: Path, where: list[str]) -> None:
@@ -100,4 +105,13 @@ def test_requests_are_counted_by_verb_and_outcome() -> None:
 def test_the_plugin_describes_its_settings() -> None:
     info = calico_plugin()
     assert info.settings is CniSettings
-    assert install.PROGRAMS == ("calico",)
+
+
+def test_the_executable_without_input_answers_with_an_error_document() -> None:
+    shim = Path(calico_cni.__file__).parent / "shim.py"
+    line = ["sh", "-c", f"exec {sys.executable} -I -S {shim} <&-"]
+    done = subprocess.run(line, env={"CNI_COMMAND": "ADD"}, capture_output=True, check=False)
+    assert done.returncode == 1 and done.stderr == b""
+    assert json.loads(done.stdout)["code"] == 999
+    done = subprocess.run([sys.executable, "-I", "-S", shim], env={}, capture_output=True, check=False)
+    assert json.loads(done.stdout)["code"] == 4

@@ -49,6 +49,16 @@ def added(
     return converted(whole, version)
 
 
+def assigned(allocation: Allocation, version: str) -> Mapping[str, Any]:
+    """The answer to ADD of IPAM alone: no interfaces."""
+    whole: dict[str, Any] = {
+        "ips": [{"address": host_prefix(address)} for address in allocation.addresses],
+        "routes": [dict(route) for route in allocation.routes],
+        "dns": dict(allocation.dns),
+    }
+    return converted(whole, version)
+
+
 def converted(result: Mapping[str, Any], version: str) -> Mapping[str, Any]:
     """A result of version 1.1.0 in the words of ``version``."""
     number = _number(version)
@@ -65,7 +75,10 @@ def converted(result: Mapping[str, Any], version: str) -> Mapping[str, Any]:
                 interface.pop(key, None)
     if number < (1, 0, 0):
         ips = [{"version": "6" if ":" in ip["address"] else "4", **ip} for ip in ips]
-    said: dict[str, Any] = {"cniVersion": version, "interfaces": interfaces, "ips": [dict(ip) for ip in ips]}
+    said: dict[str, Any] = {"cniVersion": version}
+    if interfaces:
+        said["interfaces"] = interfaces
+    said["ips"] = [dict(ip) for ip in ips]
     if routes:
         said["routes"] = routes
     said["dns"] = result.get("dns", {})

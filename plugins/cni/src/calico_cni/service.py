@@ -1,6 +1,7 @@
 """The service ``cni`` of the node agent: one request of the executable in, what it is to print out.
 
-In:    {"env": {CNI_*}, "config": TEXT, "_fds": [namespace]} from the agent's socket, in worker threads.
+In:    {"program": "calico" or "calico-ipam", "env": {CNI_*}, "config": TEXT, "_fds": [namespace]} from the agent's
+       socket, in worker threads.
 Out:   {"status": exit status, "stdout": TEXT}. Errors are CNI error documents; nothing a request holds ends the agent.
 Owns:  one lock for each endpoint being worked on.
 """
@@ -29,6 +30,7 @@ from calico_kernel.errors import CalicoError, ConfigError
 from calico_kernel.hookspecs import LocalService, Metric, Services
 
 MAX_ENVIRONMENT = 256
+IPAM_PROGRAM = "calico-ipam"
 Answer = Mapping[str, Any]
 
 
@@ -92,7 +94,10 @@ class CniService(LocalService):
                 raise CniError(errors.UNDECODABLE, "the request has no network configuration")
             inv = invocation(variables, document)
             command = inv.command
-            answer = self._serve(inv, [fd for fd in request.get("_fds", ()) if isinstance(fd, int)])
+            if request.get("program") == IPAM_PROGRAM and command in ("ADD", "DEL", "CHECK"):
+                answer = self._serve_ipam(inv)
+            else:
+                answer = self._serve(inv, [fd for fd in request.get("_fds", ()) if isinstance(fd, int)])
         except CniError as exc:
             return self._failed(command, exc, version, started_s)
         except CalicoError as exc:
@@ -163,6 +168,19 @@ class CniService(LocalService):
             if not self._in_sync.is_set():
                 raise CniError(errors.TRY_AGAIN, "try again later: the node agent has not read the datastore yet")
             return verbs.add(inv, netns_fd)
+
+    def _serve_ipam(self, inv: Invocation) -> Answer | None:
+        """The executable under its other name: another plugin makes the interface."""
+        if inv.conf.ipam.type != IPAM_PROGRAM:
+            raise CniError(errors.INVALID_CONFIG, f"{IPAM_PROGRAM} was run for ipam.type {inv.conf.ipam.type!r}")
+        with self._locks.holding(self._verbs.attachment(inv).endpoint_name):
+            if inv.command == "ADD":
+                return self._verbs.assign(inv)
+            if inv.command == "DEL":
+                self._verbs.release(inv)
+            else:
+                self._verbs.check_held(inv)
+            return None
 
     def _guarded(self, attachment: Attachment, step: Callable[[], None]) -> None:
         with self._locks.holding(attachment.endpoint_name):

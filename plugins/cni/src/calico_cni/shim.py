@@ -17,7 +17,7 @@ AGENT_SOCKET = "/var/run/calico/agent.sock"
 VERSIONS = '["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]'
 MOST_BYTES = 1 << 20
 TIMEOUT_S = 120.0  # longer than the agent takes for any verb
-TRY_AGAIN = 11
+TRY_AGAIN, INTERNAL = 11, 999
 
 
 class Context:
@@ -107,7 +107,9 @@ def main() -> None:
     except (OSError, ValueError):
         descriptor = None  # gone: fine for DEL, and the agent refuses the rest
     passed = ",".join(quoted(key) + ":" + quoted(value) for key, value in variables.items() if key.startswith("CNI_"))
-    frame = '{"service":"cni","request":{"env":{' + passed + '},"config":' + quoted(config) + "}}"
+    program = sys.argv[0].rpartition("/")[2]  # installed as calico, and as calico-ipam
+    request = f'"program":{quoted(program)},"env":{{{passed}}},"config":{quoted(config)}'
+    frame = '{"service":"cni","request":{' + request + "}}"
     answer = None
     try:
         answer = parse(ask(path, frame.encode(), descriptor).decode())
@@ -121,4 +123,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as exc:  # noqa: BLE001 -- a runtime understands an error document, not a traceback
+        refuse(INTERNAL, f"the CNI executable broke: {type(exc).__name__}: {exc}")

@@ -18,7 +18,7 @@ import attrs
 
 from calico_cni import endpoint as endpoints
 from calico_cni import errors, result, wiring
-from calico_cni.addressing import AddressSource, CalicoIpam, NoIpam, Program, wanted
+from calico_cni.addressing import AddressSource, CalicoIpam, NoIpam, Program, Wanted, wanted
 from calico_cni.delegate import Delegates
 from calico_cni.endpoint import EndpointStore, Stored, serves
 from calico_cni.errors import CniError
@@ -132,13 +132,16 @@ class Verbs:
         routes = tuple({"dst": destination} for destination in destinations)
         return self._answer(inv, wires, Allocation(addresses=held, routes=routes), wiring.mtu_of(wires.host_name))
 
+    def _wanted(self, inv: Invocation, attachment: Attachment) -> Wanted:
+        namespace = self.endpoints.profile(namespace_profile_name(attachment.namespace)) if attachment.pod else None
+        labels, annotations = endpoints.namespace_facts(namespace)
+        return wanted(inv, inv.conf.annotations, annotations, labels)
+
     def _add(
         self, inv: Invocation, attachment: Attachment, before: Stored | None, netns_fd: int, undo: Undo
     ) -> Mapping[str, Any]:
         conf = inv.conf
-        namespace = self.endpoints.profile(namespace_profile_name(attachment.namespace)) if attachment.pod else None
-        labels, namespace_annotations = endpoints.namespace_facts(namespace)
-        want = wanted(inv, conf.annotations, namespace_annotations, labels)
+        want = self._wanted(inv, attachment)
         mac = self._mac(inv, before, attachment)
         for profile in endpoints.missing_profiles(attachment, conf):
             self.endpoints.ensure_profile(profile)  # not undone: it is the network's, not this container's
@@ -254,6 +257,25 @@ class Verbs:
         if found is not None:
             host_name = found.endpoint.spec.interface_name if serves(found, attachment) else None
         wiring.disconnect(netns_fd, attachment.interface, host_name, attachment.alias)
+
+    # ── IPAM alone ──
+
+    def assign(self, inv: Invocation) -> Mapping[str, Any]:
+        """ADD of ``calico-ipam``: addresses for an interface that another plugin makes."""
+        self._unlocked()
+        attachment = self.attachment(inv)
+        allocation, _ = self._source(inv, {}).assign(inv, attachment, self._wanted(inv, attachment))
+        return result.assigned(allocation, inv.conf.version)
+
+    def release(self, inv: Invocation) -> None:
+        self._unlocked()
+        self._source(inv, {}).release(inv, self.attachment(inv))
+
+    def check_held(self, inv: Invocation) -> None:
+        expected = result.addresses_of(inv.conf.previous or {})
+        wrong = self._source(inv, {}).held(inv, self.attachment(inv), expected)
+        if wrong:
+            raise CniError(errors.DIFFERS, wrong[0], "; ".join(wrong[1:]))
 
     # ── CHECK ──
 
