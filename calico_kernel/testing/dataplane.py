@@ -76,6 +76,7 @@ class Node:
         self.world, self._make = world, make_dataplane
         self.resources: dict[ResourceKey, Resource] = {}
         self._flows: set[Packet] = set()
+        self._cluster: Cluster | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -86,6 +87,7 @@ class Node:
 
     def feed(self, *upserts: Resource, gone: Sequence[ResourceKey] = ()) -> None:
         """Change resources; the driver hears of it, but does not apply."""
+        self._cluster = None
         for key in gone:
             self.resources.pop(key, None)
         changed = {key_of(resource): resource for resource in upserts}
@@ -105,7 +107,9 @@ class Node:
         return self.apply()
 
     def cluster(self) -> Cluster:
-        return Cluster.from_resources(self.resources.values(), uplinks={NODE: UPLINK})
+        if self._cluster is None:
+            self._cluster = Cluster.from_resources(self.resources.values(), uplinks={NODE: UPLINK})
+        return self._cluster
 
     def steps(self, packet: Packet) -> list[Step]:
         """The verdict, as far as it is taken on this node."""
