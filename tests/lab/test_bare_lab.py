@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from calico_kernel.errors import CalicoError
-from calico_kernel.lab import client, topology
+from calico_kernel.host import bubble
+from calico_kernel.lab import client, network, topology
 from calico_kernel.lab.client import LabClient
 
 pytestmark = pytest.mark.node
@@ -217,3 +218,21 @@ def test_refused_connection_is_measured_as_not_arrived(bare: LabClient) -> None:
         ]
     finally:
         bare.ask("exec", place="node2", argv=["iptables", "-D", *rule])
+
+
+def test_system_without_user_namespaces_is_told_which_switch_to_turn() -> None:
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$0" -m calico_kernel.cli.calico lab up --bare'
+    done = subprocess.run(
+        bubble.command(["sh", "-c", forbid, sys.executable]), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "this system forbids user namespaces" in done.stderr
+    assert "sudo sysctl -w user.max_user_namespaces=" in done.stderr
+
+
+def test_missing_program_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        network, "which", lambda program: None if program in ("ipset", "nsenter") else f"/bin/{program}"
+    )
+    with pytest.raises(CalicoError, match=r"sudo apt-get install -y --no-install-recommends ipset util-linux"):
+        network.check_programs()
