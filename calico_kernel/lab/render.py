@@ -13,6 +13,7 @@ from calico_kernel.lab.prober import Probe
 from calico_kernel.lab.scenarios import Scenario, Service
 
 _DIFFERENCES_MOST = 20
+_HOST_NAME_MOST = 7
 
 
 @attrs.frozen(kw_only=True)
@@ -97,9 +98,7 @@ def _block(
     groups = _grouped(targets)
     margin = max(len(source) for source in sources) + 2
     head = "".join(_head(name, members) for name, members in groups)
-    initials = "".join(
-        "".join(f"{_short(member)[0]} " for member in members).ljust(_width(members) + 1) for _, members in groups
-    )
+    initials = "".join(_initials(name, members) for name, members in groups)
     lines = [
         f"    {style.bold(_carriers(carriers))}",
         f"    {'':{margin}}{'expected':{len(head)}}  measured",
@@ -112,12 +111,12 @@ def _block(
         label = source if group != previous else f"{'':{len(group)}}/{_short(source)}"
         previous = group
         left, right = [], []
-        for _name, members in groups:
+        for name, members in groups:
             for target in members:
                 want, got = expected.get((source, target)), measured.get((source, target))
                 left.append(style.cell(want))
                 right.append(style.cell(got, differs=want != got))
-            gap = " " * (_width(members) - 2 * len(members) + 1)
+            gap = " " * (_width(name, members) - 2 * len(members) + 1)
             left.append(gap)
             right.append(gap)
         lines.append(f"    {label:{margin}}{''.join(left)}  {''.join(right)}".rstrip())
@@ -131,12 +130,19 @@ def _grouped(places: Iterable[str]) -> list[tuple[str, list[str]]]:
     return list(groups.items())
 
 
-def _width(members: Sequence[str]) -> int:
-    return max(2 * len(members), 3)
+def _width(name: str, members: Sequence[str]) -> int:
+    """A namespace's name is cut to the width of its workloads; a host's name stands whole, as far as it is short."""
+    return 2 * len(members) if "/" in members[0] else max(2, min(len(name), _HOST_NAME_MOST))
 
 
 def _head(name: str, members: Sequence[str]) -> str:
-    return f"{name[: _width(members)]:{_width(members)}} "
+    width = _width(name, members)
+    return f"{name[:width]:{width}} "
+
+
+def _initials(name: str, members: Sequence[str]) -> str:
+    letters = "".join(f"{_short(member)[0]} " if "/" in member else "" for member in members)
+    return letters.ljust(_width(name, members) + 1)
 
 
 def _short(place: str) -> str:

@@ -24,7 +24,7 @@ from calico_kernel.lab import client, render, scenarios
 from calico_kernel.lab.client import LabClient
 from calico_kernel.lab.prober import Probe
 from calico_kernel.lab.render import Difference, Outcome, Style
-from calico_kernel.lab.scenarios import Scenario, Service
+from calico_kernel.lab.scenarios import Scenario
 from calico_kernel.lab.topology import Topology, decode
 
 ENFORCED_DEADLINE_S = 10.0
@@ -124,19 +124,22 @@ class Runner:
         state = lab.state()
         topology = decode(state["topology"])
         self._places = [each.id for each in topology.workloads] + [host.name for host in topology.outside]
+        self._nodes = {host.name for host in topology.nodes}
         self._outside = {host.name for host in topology.outside}
         self._versions = sorted({6 if ":" in pool.cidr else 4 for pool in topology.pools})
 
-    def probes(self, services: Sequence[Service]) -> list[Probe]:
-        """Every pair of workloads and hosts outside, but hosts outside among themselves."""
+    def probes(self, scenario: Scenario) -> list[Probe]:
+        """Every pair of workloads, hosts outside and the scenario's nodes, but hosts outside among themselves. Nodes
+        that this lab does not have are passed over."""
+        places = [*self._places, *(node for node in scenario.nodes if node in self._nodes)]
         pairs = [
             (source, target)
-            for source, target in itertools.permutations(self._places, 2)
+            for source, target in itertools.permutations(places, 2)
             if not {source, target} <= self._outside
         ]
         return [
             Probe(source, target, protocol, port, version)
-            for protocol, port in services
+            for protocol, port in scenario.services
             for version in self._versions
             for source, target in pairs
         ]
@@ -153,7 +156,7 @@ class Runner:
             yield outcome
 
     def _measure(self, scenario: Scenario, started: float) -> Outcome:
-        probes = self.probes(scenario.services)
+        probes = self.probes(scenario)
         before = self._lab.ask("expect", probes=probes)["allowed"]
         after = self._lab.ask("expect", probes=probes, apply=scenario.manifest)["allowed"]
         changing = [index for index, old in enumerate(before) if old != after[index]]
@@ -194,6 +197,6 @@ class Runner:
         self._lab.ask(
             "calicoctl", arguments=["delete", "--skip-not-exists", "-f", "-"], text=scenario.reversed_manifest
         )
-        probes = self.probes(scenario.services)
+        probes = self.probes(scenario)
         expected = self._lab.ask("expect", probes=probes)["allowed"]
         self._lab.ask("probe", probes=probes, expected=expected, timeout_s=0.1, patience_s=PATIENCE_S)

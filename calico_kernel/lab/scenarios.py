@@ -3,7 +3,8 @@
 In:    a directory.   Out: ``Scenario`` values in order of their names, to calico_kernel.lab.runner.
 
 A scenario is a YAML file of the directory, or a directory in it whose YAML files are joined. Its opening comment is a
-title, then text; a line ``probe: tcp/80 udp/53 icmp`` in it names what to send (default: TCP 80 and UDP 53).
+title, then text; a line ``probe: tcp/80 udp/53 icmp`` in it names what to send (default: TCP 80 and UDP 53), a line
+``places: node1 node3`` which nodes take part beside the workloads and the hosts outside (default: none).
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ _PROBE = re.compile(r"(tcp|udp|sctp)/(\d{1,5})|(icmp)")
 
 @attrs.frozen(kw_only=True)
 class Scenario:
-    """``name``: the file's, without extension. ``manifest``: what calicoctl applies. ``services``: what to probe."""
+    """``name``: the file's, without extension. ``manifest``: what calicoctl applies. ``services``: what to probe.
+    ``nodes``: those that take part as well."""
 
     name: str
     title: str
     description: str
     manifest: str
     services: tuple[Service, ...] = DEFAULT_SERVICES
+    nodes: tuple[str, ...] = ()
 
     @property
     def has_documents(self) -> bool:
@@ -78,15 +81,23 @@ def parse(name: str, text: str) -> Scenario:
             break
         comment.append(line.removeprefix("#").strip())
     services = DEFAULT_SERVICES
+    nodes: tuple[str, ...] = ()
     described = []
     for line in comment[1:]:
         if line.startswith("probe:"):
             services = _services(name, line.removeprefix("probe:").split())
+        elif line.startswith("places:"):
+            nodes = tuple(line.removeprefix("places:").split())
         else:
             described.append(line)
     title = comment[0] if comment and comment[0] else name
     return Scenario(
-        name=name, title=title, description=" ".join(filter(None, described)), manifest=text, services=services
+        name=name,
+        title=title,
+        description=" ".join(filter(None, described)),
+        manifest=text,
+        services=services,
+        nodes=nodes,
     )
 
 

@@ -47,13 +47,13 @@ def test_families_with_one_answer_share_one_plain_matrix() -> None:
     assert text.count("expected") == 1
     assert "\033" not in text
     assert "!" not in text
-    assert "    a/one    . -  +     . -  +" in text.splitlines()
+    assert "    a/one    . -  +         . -  +" in text.splitlines()
 
 
 def test_differing_cell_is_marked_where_it_was_measured_and_named_with_its_reason() -> None:
     text = render.matrices(outcome(wrong=0), PLAIN)
     assert text.count("!") == 1
-    assert "    a/one    . -  +     . +! +" in text.splitlines()
+    assert "    a/one    . -  +         . +! +" in text.splitlines()
     assert text.count("expected") == 2
     said = render.verdict_line(outcome(wrong=0), PLAIN)
     assert "1 differ" in said

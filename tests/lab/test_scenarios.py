@@ -23,10 +23,12 @@ def test_shipped_recipes_each_have_a_title_a_description_and_policy() -> None:
 
 def test_opening_comment_gives_title_description_and_probes() -> None:
     parsed = scenarios.parse(
-        "x", "# The title\n#\n# Some\n# text.\n#\n# probe: tcp/8080 icmp\nkind: Tier\n# not this\n"
+        "x",
+        "# The title\n#\n# Some\n# text.\n#\n# probe: tcp/8080 icmp\n# places: node1 node2\nkind: Tier\n# not this\n",
     )
     assert (parsed.title, parsed.description) == ("The title", "Some text.")
     assert parsed.services == (("tcp", 8080), ("icmp", 0))
+    assert parsed.nodes == ("node1", "node2")
 
 
 def test_manifest_without_comment_is_named_by_its_file_and_probed_by_tcp_and_udp() -> None:
