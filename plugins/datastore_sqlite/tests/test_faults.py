@@ -21,6 +21,8 @@ import pytest
 from calico_datastore_sqlite.settings import SqliteSettings
 from calico_datastore_sqlite.store import SqliteDatastore
 from calico_kernel.errors import DatastoreUnavailable, RevisionTooOld
+from calico_kernel.model.ipam import AllocationBlock, IpamHandle, StoredBlockAffinity
+from calico_kernel.model.keys import BlockAffinityKey, BlockKey, HandleKey
 from calico_kernel.testing.datastore import ALL_SETS, collect, mark_of, names, network_set, set_key
 
 WRITER = """
@@ -162,6 +164,19 @@ def test_flush_that_fails_is_said_and_the_write_can_be_read(tmp_path: Path, monk
             store.create(set_key("b"), network_set("b"))
     assert names(store.list([ALL_SETS]).records) == ["a", "b"]
     store.put(set_key("b"), network_set("b"))
+    store.close()
+
+
+def test_books_of_an_address_reach_the_disk_with_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", flushed.append)
+    store = SqliteDatastore(SqliteSettings(path=str(tmp_path / "calico.db"), durability="full"))
+    store.create(HandleKey("h"), IpamHandle(block={"10.0.0.0/26": 1}))
+    store.create(BlockAffinityKey("host", "n1", "10.0.0.0/26"), StoredBlockAffinity(state="pending"))
+    assert flushed == []
+    store.create(BlockKey("10.0.0.0/26"), AllocationBlock(cidr="10.0.0.0/26"))
+    store.create(set_key("a"), network_set("a"))
+    assert len(flushed) == 2
     store.close()
 
 

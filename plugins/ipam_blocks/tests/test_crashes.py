@@ -186,6 +186,8 @@ def hammer(opener: Callable[[], Datastore], worker: int, journal: str, stop_s: f
     with open(journal, "a", buffering=1) as out:
         while time.monotonic() < deadline:
             number += 1
+            if chance.random() < 0.03:
+                ipam.release_node(f"n{chance.randrange(3)}")
             if mine and (len(mine) > 6 or chance.random() < 0.4):
                 handle = chance.choice(list(mine))
                 out.write(f"release {handle}\n")
@@ -255,7 +257,7 @@ def test_many_processes_some_killed_never_share_an_address_nor_lose_one(tmp_path
     for process in running:
         process.join()
         assert process.exitcode == 0
-    assert started > 15
+    assert started > 8
     assert held_twice(store) == []
     promised = holdings(tmp_path.glob("*.log"))
     assert len(promised) > 10

@@ -126,8 +126,11 @@ class Database:
                     connection.execute("ROLLBACK")
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: committed at the end of the block, rolled back when the block raises."""
+    def write(self, *, flush: bool = True) -> Iterator[sqlite3.Connection]:
+        """One write transaction: committed at the end of the block, rolled back when the block raises.
+
+        flush:  in durability "full", do not return before it is on disk. Without, it gets there with the next that is.
+        """
         if not self._writing.acquire(timeout=self._settings.busy_timeout_s):
             raise self._locked("another thread of this process")
         try:
@@ -152,7 +155,7 @@ class Database:
             self._writing.release()
         with contextlib.suppress(OSError):
             os.utime(self.path)  # wakes the watches of every process: a commit itself shows only in shared memory
-        if self._settings.durability == "full":
+        if flush and self._settings.durability == "full":
             self._flush(opened)
 
     def _flush(self, opened: Opened) -> None:

@@ -12,7 +12,8 @@ class SqliteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     path:              the database; ``-wal`` and ``-shm`` stand beside it, all mode 0600. A local filesystem, not NFS.
     busy_timeout_s:    how long a write waits for another process's write before it gives up (nothing is written then).
-    durability:        ``full``: a write that returned survives power loss (one flush to disk for each write).
+    durability:        ``full``: a write that returned survives power loss (one flush to disk for each, IPAM's handles
+                       and affinities with the next block).
                        ``normal``: it survives the death of any process, but power loss may take the last writes; what
                        is left is always consistent. ``kill -9`` loses nothing in either.
     retain_revisions:  watches and lists may start from at most so many changes ago.
