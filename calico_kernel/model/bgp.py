@@ -7,7 +7,19 @@ from typing import Annotated, ClassVar
 from msgspec import field
 
 from calico_kernel.model.meta import Resource, Wire, always
-from calico_kernel.model.types import AsNumber, Duration, Ipv4, Ipv6, Must, Name, Net, RoutePriority, Selector, Switch
+from calico_kernel.model.types import (
+    WITH_LENGTH,
+    AsNumber,
+    Duration,
+    Ipv4,
+    Ipv6,
+    Must,
+    Name,
+    Net,
+    RoutePriority,
+    Selector,
+    Switch,
+)
 
 LOG_LEVELS = ("Trace", "Debug", "Info", "Warning", "Error", "Fatal")
 LogLevel = Annotated[str, Must(one_of=LOG_LEVELS, any_case=True)]
@@ -26,7 +38,7 @@ class BGPPassword(Wire):
 
 
 class ServiceIPBlock(Wire):
-    cidr: Net = ""
+    cidr: Annotated[Net, WITH_LENGTH] = ""
 
 
 class Community(Wire):
@@ -35,7 +47,7 @@ class Community(Wire):
 
 
 class PrefixAdvertisement(Wire):
-    cidr: Annotated[str, Must(format="net", required=True)] = ""
+    cidr: Annotated[str, Must(format="net", required=True), WITH_LENGTH] = ""
     communities: Annotated[tuple[str, ...], Must(required=True, max_items=50)] = ()
 
 
@@ -137,7 +149,7 @@ Operations = Annotated[tuple[BGPFilterOperation, ...], Must(min_items=1, max_ite
 
 
 class BGPFilterRuleV4(Wire):
-    cidr: Annotated[str, Must(format="netv4", max_len=18)] = ""
+    cidr: Annotated[str, Must(format="netv4", max_len=18), WITH_LENGTH] = ""
     prefix_length: PrefixLengthV4 | None = None
     source: MatchSource = ""
     interface: FilterInterface = ""
@@ -151,7 +163,7 @@ class BGPFilterRuleV4(Wire):
 
 
 class BGPFilterRuleV6(Wire):
-    cidr: Annotated[str, Must(format="netv6", max_len=43)] = ""
+    cidr: Annotated[str, Must(format="netv6", max_len=43), WITH_LENGTH] = ""
     prefix_length: PrefixLengthV6 | None = None
     source: MatchSource = ""
     interface: FilterInterface = ""

@@ -259,6 +259,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "cidr": _network_check(loose_network, None, "an address or CIDR"),
     "cidrv4": _network_check(loose_network, 4, "an IPv4 address or CIDR"),
     "cidrv6": _network_check(loose_network, 6, "an IPv6 address or CIDR"),
+    "with-length": lambda value: None if "/" in value else f"{value!r} lacks a prefix length, such as /32",
     "ip": _address_check(None, "an IP address"),
     "ipv4": _address_check(4, "an IPv4 address"),
     "ipv6": _address_check(6, "an IPv6 address"),

@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import field
 
 from calico_kernel.model.meta import ConditionsStatus, Resource, Wire, always, always_map
-from calico_kernel.model.types import Cidr, Must, Selector
+from calico_kernel.model.types import WITH_LENGTH, Cidr, Must, Selector
 
 EncapMode = Literal["", "Never", "Always", "CrossSubnet"]
 AllowedUse = Annotated[str, Must(one_of=("Workload", "Tunnel", "LoadBalancer"))]
 
 
 class IPPoolSpec(Wire):
-    cidr: Annotated[str, Must(format="cidr", required=True, max_len=48)] = always("")
+    cidr: Annotated[str, Must(format="cidr", required=True, max_len=48), WITH_LENGTH] = always("")
     vxlan_mode: EncapMode = ""
     ipip_mode: EncapMode = ""
     nat_outgoing: bool = False
@@ -34,7 +34,9 @@ class IPPool(Resource, tag="IPPool"):
 
 
 class IPReservationSpec(Wire):
-    reserved_cidrs: Annotated[tuple[Cidr, ...], Must(unique=True)] = field(default=(), name="reservedCIDRs")
+    reserved_cidrs: Annotated[tuple[Annotated[Cidr, WITH_LENGTH], ...], Must(unique=True)] = field(
+        default=(), name="reservedCIDRs"
+    )
 
 
 class IPReservation(Resource, tag="IPReservation"):
@@ -63,7 +65,7 @@ class BlockAffinitySpec(Wire):
     state: Annotated[str, Must(one_of=("confirmed", "pending", "pendingDeletion"))] = always("")
     node: str = always("")
     type: str = ""
-    cidr: Annotated[str, Must(format="cidr", required=True)] = always("")
+    cidr: Annotated[str, Must(format="cidr", required=True), WITH_LENGTH] = always("")
     deleted: str | bool = always(False)
 
 

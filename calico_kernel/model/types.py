@@ -42,6 +42,8 @@ Name = Annotated[str, Must(format="name")]
 Selector = Annotated[str, Must(format="selector", max_len=1024)]
 Net = Annotated[str, Must(format="net")]
 Cidr = Annotated[str, Must(format="cidr")]
+WITH_LENGTH = Must(format="with-length")
+"""Beside another format: a bare address is refused (``format: cidr`` of the CRD schemas)."""
 Ip = Annotated[str, Must(format="ip")]
 Ipv4 = Annotated[str, Must(format="ipv4")]
 Ipv6 = Annotated[str, Must(format="ipv6")]

@@ -23,9 +23,9 @@ from calico_kernel.model.records import Malformed
 from calico_kernel.testing.strategies import keys, resources
 
 quick = settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-fuzz = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 T = TypeVar("T")
 

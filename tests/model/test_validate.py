@@ -138,6 +138,13 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("IPPool", {"cidr": "10.0.0.0/255.255.0.0"}, "spec.cidr"),
     ("IPPool", {"cidr": "10.0.0.0/16", "assignmentMode": "Maybe"}, "spec.assignmentMode"),
     ("IPReservation", {"reservedCIDRs": ["x"]}, "spec.reservedCIDRs[0]"),
+    ("IPReservation", {"reservedCIDRs": ["10.0.0.1"]}, "spec.reservedCIDRs[0]"),
+    ("BGPConfiguration", {"serviceExternalIPs": [{"cidr": "192.0.2.1"}]}, "spec.serviceExternalIPs[0].cidr"),
+    (
+        "BGPFilter",
+        {"exportV6": [{"action": "Accept", "cidr": "fd00::", "matchOperator": "In"}]},
+        "spec.exportV6[0].cidr",
+    ),
     ("IPAMConfiguration", {"ipCooldownSeconds": 1201}, "spec.ipCooldownSeconds"),
     ("HostEndpoint", {"node": "n", "interfaceName": "a" * 16}, "spec.interfaceName"),
     (
