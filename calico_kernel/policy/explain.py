@@ -32,6 +32,8 @@ from calico_kernel.policy.matching import Packet
 from calico_kernel.policy.verdict import PolicyTrace, RuleTrace, Step, TierTrace, Verdict, verdict
 
 NEAREST_SHOWN = 3
+EPHEMERAL_PORT = 49_152
+"""The source port of a packet that nobody gave one: the first of those that clients take (RFC 6335)."""
 
 
 @attrs.frozen(slots=True)
@@ -66,7 +68,14 @@ def explain(packet: Packet, cluster: Cluster) -> Explanation:
 
 
 def packet_between(
-    source: str, destination: str, cluster: Cluster, *, protocol: str | int = "TCP", port: int = 0, version: int = 0
+    source: str,
+    destination: str,
+    cluster: Cluster,
+    *,
+    protocol: str | int = "TCP",
+    port: int = 0,
+    source_port: int = EPHEMERAL_PORT,
+    version: int = 0,
 ) -> Packet:
     """The packet that a question is about. An end is an address, ``namespace/name`` or the name of a workload (pod or
     endpoint), the name of a host endpoint or of a node. ``version``: 4 or 6; 0 takes IPv4 where both ends have it.
@@ -80,7 +89,8 @@ def packet_between(
         if pair[0] is not None and pair[1] is not None:
             if number in (1, 58):
                 return Packet.echo(pair[0], pair[1])
-            return Packet(pair[0], pair[1], number, 0, port)
+            found = Packet(pair[0], pair[1], number, source_port, port)
+            return found if found.has_ports else Packet(pair[0], pair[1], number)
     raise NotFound(
         what=f"{source} and {destination} have no addresses of one IP version",
         todo="name ends with addresses of one version, or choose the version with --ip-version",

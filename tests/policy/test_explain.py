@@ -144,10 +144,11 @@ def test_data_is_json_and_holds_the_decision() -> None:
 @pytest.mark.parametrize(
     ("ends", "options", "expected"),
     [
-        (("blue/a", "red/b"), {"port": 80}, Packet("10.0.0.1", "10.0.0.3", 6, 0, 80)),
-        (("blue/a", "red/b"), {"version": 6}, Packet("fd00::1", "fd00::3", 6)),
-        (("a", "n2"), {"protocol": "udp", "port": 53}, Packet("10.0.0.1", "172.30.0.2", 17, 0, 53)),
-        (("blue/n1-k8s-a-eth0", "fd00::9"), {}, Packet("fd00::1", "fd00::9", 6)),
+        (("blue/a", "red/b"), {"port": 80}, Packet("10.0.0.1", "10.0.0.3", 6, 49152, 80)),
+        (("blue/a", "red/b"), {"version": 6}, Packet("fd00::1", "fd00::3", 6, 49152)),
+        (("a", "n2"), {"protocol": "udp", "port": 53}, Packet("10.0.0.1", "172.30.0.2", 17, 49152, 53)),
+        (("blue/n1-k8s-a-eth0", "fd00::9"), {}, Packet("fd00::1", "fd00::9", 6, 49152)),
+        (("blue/a", "red/b"), {"protocol": 47, "port": 80}, Packet("10.0.0.1", "10.0.0.3", 47)),
         (("blue/a", "red/b"), {"protocol": "ICMPv6"}, Packet.echo("fd00::1", "fd00::3")),
         (("blue/a", "red/b"), {"protocol": "ICMP"}, Packet.echo("10.0.0.1", "10.0.0.3")),
     ],
