@@ -67,12 +67,17 @@ class Converted(Struct, frozen=True):
 
 def supported(document: Mapping[str, Any]) -> bool:
     """Whether ``convert`` knows the document's kind."""
-    return (document.get("apiVersion"), document.get("kind")) in _CONVERTERS
+    return _kind_of(document) in _CONVERTERS
+
+
+def _kind_of(document: Mapping[str, Any]) -> tuple[str, str]:
+    """("v1", "Pod"); text for whatever stands there, so that it can be looked up."""
+    return str(document.get("apiVersion")), str(document.get("kind"))
 
 
 def convert(document: Mapping[str, Any]) -> Converted:
     """What a Kubernetes object means to Calico. Raises ValidationError when nothing can be made of it."""
-    convert_one = _CONVERTERS.get((document.get("apiVersion"), document.get("kind")))
+    convert_one = _CONVERTERS.get(_kind_of(document))
     if convert_one is None:
         kind, version = document.get("kind"), document.get("apiVersion")
         raise ValidationError(describe(document), [("kind", f"cannot convert {kind} of {version}")])
