@@ -65,7 +65,7 @@ class BGPConfigurationSpec(Wire):
     node_mesh_password: BGPPassword | None = None
     node_mesh_max_restart_time: Duration | None = None
     bind_mode: Annotated[str | None, Must(one_of=("None", "NodeIP"))] = None
-    ignored_interfaces: Annotated[tuple[Annotated[str, Must(format="ignored-interface")], ...], Must(unique=True)] = ()
+    ignored_interfaces: tuple[Annotated[str, Must(format="ignored-interface")], ...] = ()
     local_workload_peering_ipv4: Ipv4 = field(default="", name="localWorkloadPeeringIPV4")
     local_workload_peering_ipv6: Ipv6 = field(default="", name="localWorkloadPeeringIPV6")
     program_cluster_routes: Annotated[str | None, Must(one_of=CLUSTER_ROUTES)] = None

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from msgspec import field
 
 from calico_kernel.model.meta import Resource, Wire, always
-from calico_kernel.model.types import Annotations, Cidr, Duration, Ip, Labels, Must, Regexp, Selector, Switch
+from calico_kernel.model.types import Annotations, Cidr, Duration, FreeSelector, Ip, Labels, Must, Regexp, Switch
 
 Interval = Duration | None
 PortOrZero = Annotated[int | None, Must(ge=0, le=65535)]
@@ -34,7 +34,7 @@ class HostEndpointTemplate(Wire):
     interface_pattern: Regexp = ""
     labels: Labels = field(default_factory=dict)
     annotations: Annotations = field(default_factory=dict)
-    node_selector: Selector = ""
+    node_selector: FreeSelector = ""
 
 
 class AutoHostEndpoints(Wire):

@@ -38,8 +38,8 @@ class EndpointPort(Wire):
 class HostEndpointSpec(Wire):
     node: HostName = ""
     interface_name: Interface = ""
-    expected_ips: Annotated[tuple[Ip, ...], Must(unique=True)] = field(default=(), name="expectedIPs")
-    profiles: Annotated[tuple[Name, ...], Must(unique=True)] = ()
+    expected_ips: tuple[Ip, ...] = field(default=(), name="expectedIPs")
+    profiles: tuple[Name, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
 
 

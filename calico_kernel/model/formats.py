@@ -170,10 +170,9 @@ def _dscp(value: str | int) -> str | None:
 
 def _duration(value: str) -> str | None:
     try:
-        parse_duration(value)
+        return None if parse_duration(value) >= 0 else f"{value!r} is negative"
     except ValueError as exc:
         return str(exc)
-    return None
 
 
 def _regexp(value: str) -> str | None:

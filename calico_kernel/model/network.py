@@ -23,7 +23,7 @@ class IPPoolSpec(Wire):
     block_size: Annotated[int, Must(ge=0, le=128)] = 0
     node_selector: Selector = ""
     namespace_selector: Selector = ""
-    allowed_uses: Annotated[tuple[AllowedUse, ...], Must(max_items=10, unique=True)] = ()
+    allowed_uses: Annotated[tuple[AllowedUse, ...], Must(max_items=10)] = ()
     assignment_mode: Annotated[str | None, Must(one_of=("Automatic", "Manual"))] = None
 
 
@@ -34,9 +34,7 @@ class IPPool(Resource, tag="IPPool"):
 
 
 class IPReservationSpec(Wire):
-    reserved_cidrs: Annotated[tuple[Annotated[Cidr, WITH_LENGTH], ...], Must(unique=True)] = field(
-        default=(), name="reservedCIDRs"
-    )
+    reserved_cidrs: tuple[Annotated[Cidr, WITH_LENGTH], ...] = field(default=(), name="reservedCIDRs")
 
 
 class IPReservation(Resource, tag="IPReservation"):
@@ -106,7 +104,7 @@ class IPAMHandle(Resource, tag="IPAMHandle"):
 
 
 class NetworkSetSpec(Wire):
-    nets: Annotated[tuple[Cidr, ...], Must(unique=True)] = ()
+    nets: tuple[Cidr, ...] = ()
 
 
 class NetworkSet(Resource, tag="NetworkSet"):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import field
 
 from calico_kernel.model.meta import Condition, ConditionsStatus, Resource, Wire, always
-from calico_kernel.model.types import Annotations, Labels, Must, Name, Net, Port, Protocol, Selector
+from calico_kernel.model.types import Annotations, FreeSelector, Labels, Must, Name, Net, Port, Protocol, Selector
 
 __all__ = [
     "Action",
@@ -73,7 +73,7 @@ class HttpMatch(Wire):
 
 class ServiceAccountMatch(Wire):
     names: tuple[str, ...] = ()
-    selector: Selector = ""
+    selector: FreeSelector = ""
 
 
 class ServiceMatch(Wire):

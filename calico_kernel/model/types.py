@@ -40,6 +40,8 @@ class Must(Struct, frozen=True, kw_only=True):
 
 Name = Annotated[str, Must(format="name")]
 Selector = Annotated[str, Must(format="selector", max_len=1024)]
+FreeSelector = Annotated[str, Must(format="selector")]
+"""Without the limit on its length that the CRD schemas set elsewhere."""
 Net = Annotated[str, Must(format="net")]
 Cidr = Annotated[str, Must(format="cidr")]
 WITH_LENGTH = Must(format="with-length")

@@ -173,7 +173,13 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
         "spec.controllers.node.hostEndpoint.templates[0]",
     ),
     ("CalicoNodeStatus", {"node": "n", "classes": ["Agent"]}, "spec.updatePeriodSeconds"),
-    ("NetworkSet", {"nets": ["10.0.0.0/8", "10.0.0.0/8"]}, "spec.nets"),
+    ("FelixConfiguration", {"reportingInterval": "-5s"}, "spec.reportingInterval"),
+    (
+        "FelixConfiguration",
+        {"healthTimeoutOverrides": [{"name": "calc", "timeout": "-1ns"}]},
+        "spec.healthTimeoutOverrides[0].timeout",
+    ),
+    ("CalicoNodeStatus", {"node": "n", "classes": ["BGP", "BGP"], "updatePeriodSeconds": 5}, "spec.classes"),
 ]
 
 
