@@ -12,8 +12,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -262,6 +264,18 @@ def test_database_replaced_under_a_busy_writer_of_another_process_stays_sound(tm
     assert sqlite3.connect(tmp_path / "calico.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_same_file_under_another_inode_number_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    """As when an overlay filesystem copies it up at the first write."""
+    with opened(tmp_path) as store:
+        made = store.create(set_key("a"), network_set("a"))
+        watch = store.watch([ALL_SETS], revision=made.revision)
+        store._database.opened().identity = (0, 0)
+        later = store.put(set_key("a"), network_set("a", 2))
+        assert [event.record for event in watch.next(0)] == [later]
+    with opened(tmp_path) as store:
+        assert store.get(set_key("a")) == later
+
+
 def test_revision_of_a_deleted_database_is_too_old_for_its_successor(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         old = store.create(set_key("a"), network_set("a")).revision
@@ -317,6 +331,37 @@ def test_full_disk_refuses_writes_keeps_reads_and_recovers(tmp_path: Path) -> No
 def fill(store: SqliteDatastore) -> None:
     for number in range(1000):
         store.put(set_key(f"fill{number}"), network_set(f"fill{number}", "y" * 5000))
+
+
+def test_threads_that_open_it_at_the_same_moment_share_one_opening(tmp_path: Path) -> None:
+    for attempt in range(20):
+        with opened(tmp_path / str(attempt)) as store:
+            together = threading.Barrier(6)
+
+            def write(number: int, store: SqliteDatastore = store, together: threading.Barrier = together) -> None:
+                together.wait()
+                store.create(set_key(f"k{number}"), network_set(f"k{number}"))
+
+            with ThreadPoolExecutor(6) as pool:
+                list(pool.map(write, range(6)))
+            assert names(store.list([ALL_SETS]).records) == [f"k{number}" for number in range(6)]
+            # Another process sees the same: nobody's journal was mistaken for a stale one.
+            with opened(tmp_path / str(attempt)) as other:
+                assert len(other.list([ALL_SETS]).records) == 6
+
+
+def test_threads_that_notice_a_replacement_at_the_same_moment_lose_nothing(tmp_path: Path) -> None:
+    for attempt in range(10):
+        here = tmp_path / str(attempt)
+        with opened(here / "other") as other:
+            other.create(set_key("new"), network_set("new"))
+        with opened(here) as store:
+            store.create(set_key("old"), network_set("old"))
+            os.replace(here / "other" / "calico.db", here / "calico.db")
+            with ThreadPoolExecutor(6) as pool:
+                list(pool.map(lambda n, s=store: s.put(set_key(f"k{n}"), network_set(f"k{n}")), range(12)))  # type: ignore[misc]
+            assert len(store.list([ALL_SETS]).records) == 13
+        assert sqlite3.connect(here / "calico.db").execute("SELECT count(*) FROM current").fetchone() == (13,)
 
 
 def test_two_first_starts_on_one_new_file_agree(tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ class Opened:
     """The -wal, to flush it. Only the database file itself must never be opened beside SQLite: closing any descriptor
     of it would drop the locks of the whole process."""
 
+    def is_of(self, identity: tuple[int, int] | None) -> bool:
+        """Whether it is an opening of that file, by this process."""
+        return self.identity == identity and self.pid == os.getpid()
+
 
 class Database:
     def __init__(self, settings: SqliteSettings, log: logging.Logger) -> None:
@@ -87,7 +91,7 @@ class Database:
             if self._seen_before or not isinstance(exc, FileNotFoundError):
                 raise self._gone(exc) from exc
         else:
-            if opened is not None and opened.identity == (found.st_dev, found.st_ino) and opened.pid == os.getpid():
+            if opened is not None and opened.is_of((found.st_dev, found.st_ino)):
                 return opened
         return self._open()
 
@@ -186,11 +190,20 @@ class Database:
         with self._opening:
             if self._closed:
                 raise DatastoreUnavailable(what=f"the datastore {self.path} was closed", todo="open it again")
-            if self._opened is not None:
-                old, self._opened = self._opened, None
+            if self._opened is not None and self._opened.is_of(identity_of(self.path)):
+                return self._opened  # another thread was quicker
+            old, self._opened = self._opened, None
+            if old is not None and old.pid == os.getpid():
+                replaced = is_open_here(old.identity)
+                if not replaced and (old.readers or old.writer) and (identity := identity_of(self.path)) is not None:
+                    # The same file under another number: an overlay filesystem copied it up, or numbers are not kept.
+                    old.identity, self._opened = identity, old
+                    return old
                 self._retire(old)
-                if old.pid == os.getpid() and os.path.exists(self.path):
+                if replaced and os.path.exists(self.path):
                     self._discard_stale(old.journal)
+            elif old is not None:
+                self._retire(old)
             try:
                 if not self._seen_before:
                     self._create_file()
@@ -366,6 +379,24 @@ class Database:
             kept="what was programmed from it",
             todo=todo,
         )
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_open_here(identity: tuple[int, int]) -> bool:
+    """Whether this process has that very file open, by whatever name it goes now."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found = os.fstat(int(descriptor))
+            if (found.st_dev, found.st_ino) == identity:
+                return True
+    return False
 
 
 def is_busy(exc: sqlite3.Error) -> bool:
