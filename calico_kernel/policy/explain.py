@@ -9,6 +9,7 @@ says what the outcome would then be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from ipaddress import ip_address
@@ -18,10 +19,11 @@ import attrs
 
 from calico_kernel.errors import NotFound
 from calico_kernel.model.nodestate import PolicyId
-from calico_kernel.policy.cluster import Address, Cluster, Endpoint
+from calico_kernel.policy.cluster import Address, Cluster, Endpoint, OrderedTier
 from calico_kernel.policy.effective import (
     ALLOW_ALL,
     ALLOW_ALL_PROFILE,
+    DEFAULT_TIER,
     EffectivePolicy,
     EffectiveProfile,
     EffectiveRule,
@@ -30,6 +32,7 @@ from calico_kernel.policy.effective import (
 )
 from calico_kernel.policy.matching import Packet
 from calico_kernel.policy.verdict import PolicyTrace, RuleTrace, Step, TierTrace, Verdict, verdict
+from calico_kernel.selector import Equals, parse
 
 NEAREST_SHOWN = 3
 EPHEMERAL_PORT = 49_152
@@ -163,9 +166,9 @@ def _ways_to_deny(step: Step, cluster: Cluster) -> Iterator[Edit]:
         )
     elif step.profiles and step.profiles[-1].outcome == "allow":
         yield (
-            f"select {step.endpoint} by any policy with type {step.direction.capitalize()} "
-            "in a tier whose default action is Deny; profiles speak only where no tier denies",
-            _profile(cluster, EffectiveProfile(name=step.profiles[-1].name)),
+            f"select {step.endpoint} by a policy of type {step.direction.capitalize()} with no rule for this, "
+            f"in tier {DEFAULT_TIER}",
+            _selecting(cluster, step.endpoint),
         )
 
 
@@ -200,7 +203,7 @@ def _ways_to_allow(step: Step, packet: Packet, cluster: Cluster) -> Iterator[Edi
 
 def _open_tier(step: Step, tier: TierTrace, packet: Packet, cluster: Cluster) -> Iterator[Edit]:
     for policy, near in _nearest(tier.policies):
-        why = "; ".join(str(mismatch) for mismatch in near.mismatches)
+        why = "; ".join(f"{mismatch.field} wants {mismatch.wanted}" for mismatch in near.mismatches)
         index = near.rule.index
         yield (
             f"let {step.direction} rule {index + 1} ({near.rule.action}) of {policy.id} match: {why}",
@@ -270,6 +273,27 @@ def _edit_rules(cluster: Cluster, policy_id: PolicyId, direction: str, edit: Cal
 
 def _without_policy(cluster: Cluster, policy_id: PolicyId) -> Cluster:
     tiers = [attrs.evolve(t, policies=tuple(p for p in t.policies if p.id != policy_id)) for t in cluster.tiers]
+    return attrs.evolve(cluster, tiers=tiers)
+
+
+def _selecting(cluster: Cluster, endpoint: Endpoint) -> Cluster:
+    """With a policy without rules that selects ``endpoint`` (and whatever has the same labels), last of all."""
+    labels = " && ".join(str(Equals(label, value)) for label, value in sorted(endpoint.labels.items()))
+    added = EffectivePolicy(
+        id=PolicyId("GlobalNetworkPolicy", "", "the-new-one"),
+        tier=DEFAULT_TIER,
+        order=math.inf,
+        selector=parse(labels),
+        ingress=True,
+        egress=True,
+    )
+    if any(tier.name == DEFAULT_TIER for tier in cluster.tiers):
+        tiers = [
+            attrs.evolve(tier, policies=(*tier.policies, added)) if tier.name == DEFAULT_TIER else tier
+            for tier in cluster.tiers
+        ]
+    else:
+        tiers = [*cluster.tiers, OrderedTier(name=DEFAULT_TIER, default_action="Deny", policies=(added,))]
     return attrs.evolve(cluster, tiers=tiers)
 
 

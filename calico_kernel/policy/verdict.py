@@ -343,4 +343,6 @@ def _profile_decision(trace: ProfileTrace) -> str:
 
 
 def _rule_name(trace: RuleTrace) -> str:
+    if trace.rule.index < 0:  # one that ``explain`` tries
+        return f"the new rule ({trace.rule.action})"
     return f"rule {trace.rule.index + 1} ({trace.rule.action})"

@@ -63,7 +63,7 @@ def test_nearest_rule_that_missed_is_named_with_the_field_that_failed() -> None:
     near = Rule(action="Allow", protocol="TCP", destination=EntityRule(ports=(81,)))
     found = changes(ingress("p", far, near))
     assert found[-3] == (
-        "let ingress rule 2 (allow) of GlobalNetworkPolicy(p) match: destination.ports wants 81, the packet has 80",
+        "let ingress rule 2 (allow) of GlobalNetworkPolicy(p) match: destination.ports wants 81",
         True,
     )
     assert found[-2][0].startswith("add a rule to ingress of GlobalNetworkPolicy(p): Allow, protocol TCP")
