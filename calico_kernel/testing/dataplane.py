@@ -59,7 +59,9 @@ class World(Protocol):
     def measure(
         self, packets: Sequence[Packet], expected: Sequence[bool] | None = None, one_way: Collection[Packet] = ()
     ) -> list[bool]: ...
-    def stream(self, packets: Sequence[Packet]) -> AbstractContextManager[list[list[bool]]]: ...
+    def stream(
+        self, packets: Sequence[Packet], expected: Sequence[bool]
+    ) -> AbstractContextManager[list[list[bool]]]: ...
     def snapshot(self) -> list[str]: ...
     def add_foreign(self) -> None: ...
     def foreign(self) -> list[str]: ...
@@ -299,7 +301,8 @@ class DataplaneContract:
         w1, w2 = (generators.workload_address(number, 4) for number in (1, 2))
         denied = [Packet(w2, w1, "UDP", 0, 80), Packet(generators.OUTSIDE[4][0], w1, "UDP", 0, 80)]
         allowed = [Packet(w2, w1, "TCP", 0, 80)]
-        with node.world.stream([*denied, *allowed]) as rounds:
+        expected = [False] * len(denied) + [True] * len(allowed)
+        with node.world.stream([*denied, *allowed], expected) as rounds:
             for number in range(12):
                 source = EntityRule(selector=f"app == 'db' || env == '{number}'")
                 extra = Rule(
@@ -315,8 +318,7 @@ class DataplaneContract:
                     gone=holders(node, replaced),
                 )
         assert len(rounds) >= 3
-        assert [rnd[: len(denied)] for rnd in rounds] == [[False] * len(denied)] * len(rounds)
-        assert [rnd[len(denied) :] for rnd in rounds] == [[True] * len(allowed)] * len(rounds)
+        assert rounds == [expected] * len(rounds)
 
     # ── living with others ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -222,9 +222,9 @@ class NodeWorld:
         return self._prober.measure([self.probe(p, one_way=p in one_way) for p in packets], expected)
 
     @contextlib.contextmanager
-    def stream(self, packets: Sequence[Packet]) -> Iterator[list[list[bool]]]:
+    def stream(self, packets: Sequence[Packet], expected: Sequence[bool]) -> Iterator[list[list[bool]]]:
         """Send ``packets`` as new flows again and again while the body runs; yields the list of rounds, each with what
-        got through. The rounds are complete when the body has ended."""
+        got through (what is ``expected`` to is waited for). The rounds are complete when the body has ended."""
         rounds: list[list[bool]] = []
         stop = threading.Event()
         prober = self.prober()
@@ -232,7 +232,7 @@ class NodeWorld:
 
         def run() -> None:
             while not stop.is_set():
-                rounds.append(prober.measure(probes, [False] * len(probes), quiet_s=0.02))
+                rounds.append(prober.measure(probes, expected, quiet_s=0.02))
 
         thread = threading.Thread(target=run)
         thread.start()

@@ -66,7 +66,7 @@ class MemoryWorld:
         return [self.dataplane.passes(packet, interfaces=plugged) for packet in packets]
 
     @contextlib.contextmanager
-    def stream(self, packets: Sequence[Packet]) -> Iterator[list[list[bool]]]:
+    def stream(self, packets: Sequence[Packet], expected: Sequence[bool]) -> Iterator[list[list[bool]]]:
         """Before and after: in memory nothing lies between."""
         rounds = [self.measure(packets)]
         yield rounds
