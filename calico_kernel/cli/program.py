@@ -83,7 +83,11 @@ class Program(NamedTuple):
                 return int(extra.run(args) or 0)
         from calico_kernel.config.source import did_you_mean
 
-        print(f"unknown command {word!r}{did_you_mean(word, self.commands)} (see {self.name} --help)", file=sys.stderr)
+        print(
+            f"unknown command {word!r}{did_you_mean(word, self.commands)} (see {self.name} --help; a plugin's command "
+            "needs its plugin in the configuration)",
+            file=sys.stderr,
+        )
         return 2
 
     def _overview(self, before: Sequence[str], session: Session) -> None:
