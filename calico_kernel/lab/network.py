@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 
 from calico_kernel.errors import CalicoError, UnsupportedError
 from calico_kernel.host import bubble, netns
@@ -102,10 +103,11 @@ def build(topology: Topology) -> None:
 def set_block_routes(
     topology: Topology, blocks: Sequence[tuple[str, str]], previous: Sequence[tuple[str, str]]
 ) -> None:
-    """Let the routers know which node holds which block ((prefix, node) pairs), for packets from the outside only.
+    """Let the routers know which node holds which block ((prefix, node) pairs).
 
-    Between racks the routers forward nothing that bears a workload's address, like a network that was not told of them:
-    it arrives in a tunnel or not at all.
+    For a pool with a tunnel they use it for packets from the outside only: between racks they forward nothing that
+    bears a workload's address, like a network that was not told of it, and what arrives has come through the tunnel.
+    For a pool without one they forward it all, as a network that takes part in routing.
     """
     nodes = {host.name: host for host in topology.nodes}
     racks = {rack.name: rack for rack in topology.racks}
@@ -118,14 +120,18 @@ def set_block_routes(
                 continue
             six = ":" in prefix
             rack = racks[host.rack]
-            per_router.setdefault(router_name(rack), []).append(
-                f"route {verb} {prefix} via {host.ipv6 if six else host.ipv4} table {BLOCK_TABLE}"
-            )
-            per_router.setdefault(CORE, []).append(
-                f"route {verb} {prefix} via {_link(rack, six)[1]} table {BLOCK_TABLE}",
-            )
+            table = BLOCK_TABLE if _tunnelled(topology, prefix) else "main"
+            routes = per_router.setdefault(router_name(rack), [])
+            routes.append(f"route {verb} {prefix} via {host.ipv6 if six else host.ipv4} table {table}")
+            routes = per_router.setdefault(CORE, [])
+            routes.append(f"route {verb} {prefix} via {_link(rack, six)[1]} table {table}")
     for router, lines in per_router.items():
         ip_batch(router, lines)
+
+
+def _tunnelled(topology: Topology, prefix: str) -> bool:
+    address = ip_network(prefix)[0]
+    return any(pool.vxlan_mode != "Never" for pool in topology.pools if address in ip_network(pool.cidr))
 
 
 def _namespace(name: str, *, forwarding: bool) -> None:
