@@ -106,7 +106,7 @@ def _one(session: Session, kind: str, name: str, namespace: str) -> Result:
     for key, reason in found.malformed:
         from calico_kernel.client.common import name_of
 
-        print(f"{name_of(key)} is malformed and counts as absent: {reason}", file=sys.stderr)
+        print(f"{name_of(key)} is malformed and {reason}", file=sys.stderr)
     items = list(found.items)
     if kind == "Tier":
         items.sort(key=lambda tier: (tier.spec.order, tier.metadata.name))

@@ -41,7 +41,7 @@ CONFLICT_PAUSE_S = 0.2
 
 
 class ResourceList(Struct, frozen=True, kw_only=True):
-    """``items`` in key order; ``malformed`` are stored but do not decode, so they count as absent."""
+    """``items`` in key order; ``malformed``: what is stored but does not decode, how it counts, and why."""
 
     items: Sequence[Any]
     revision: str
@@ -163,7 +163,8 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
             if not isinstance(record.key, ResourceKey):
                 continue
             if isinstance(record.value, Malformed):
-                malformed.append((record.key, record.value.reason))
+                kept = "counts as absent" if record.value.instead is None else "denies in the directions it governs"
+                malformed.append((record.key, f"{kept}: {record.value.reason}"))
             else:
                 items.append(rules.after_read(_filled(record)))
         items += [one for one in rules.built_ins(kind) if one.metadata.name.startswith(name_prefix)]

@@ -161,6 +161,13 @@ def test_malformed_value_is_listed_with_its_reason_and_can_be_overwritten(
     assert client.list("GlobalNetworkSet").malformed == []
 
 
+def test_malformed_policy_is_said_to_deny(client: Client, store: MemoryDatastore) -> None:
+    path = "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/broken"
+    store.write_raw(path, b'{"kind":"GlobalNetworkPolicy","spec":{"selector":"all()","ingress":7}}')
+    [(key, reason)] = client.list("GlobalNetworkPolicy").malformed
+    assert key.name == "broken" and reason.startswith("denies in the directions it governs: ")
+
+
 def test_malformed_value_can_be_deleted(client: Client, store: MemoryDatastore) -> None:
     store.write_raw(BROKEN, b"no json")
     assert client.delete("GlobalNetworkSet", "broken") is None
