@@ -146,7 +146,7 @@ class EndpointChains:
             if kind in ("normal", "forward") and tier.default_action == "Deny":
                 yield rule(r.Mark(0, marks.passed), self.deny, note="Drop if no policies passed packet")
 
-    def _steps(self, listed: Sequence[PolicyId], *, inbound: bool, made: Chains) -> Iterator[str]:
+    def _steps(self, listed: tuple[PolicyId, ...], *, inbound: bool, made: Chains) -> Iterator[str]:
         if len(listed) <= RUN_THRESHOLD:
             for policy in listed:
                 yield names.policy_chain(policy, inbound=inbound)
@@ -230,4 +230,10 @@ def dispatch(root: str, targets: Mapping[str, str], *, incoming: bool, end: Sequ
 
 def _leaves(targets: Mapping[str, str], *, incoming: bool) -> Iterator[Rule]:
     for interface, chain in sorted(targets.items()):
-        yield rule(r.Interface(incoming, interface), r.Goto(chain))
+        yield _leaf(interface, chain, incoming)
+
+
+@functools.lru_cache(maxsize=8192)
+def _leaf(interface: str, chain: str, incoming: bool) -> Rule:
+    """The same object each time: chains of dispatch are compared whenever a workload changes."""
+    return rule(r.Interface(incoming, interface), r.Goto(chain))

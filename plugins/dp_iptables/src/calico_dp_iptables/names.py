@@ -60,11 +60,13 @@ def _digest(parts: Iterable[object]) -> str:
     return base64.urlsafe_b64encode(hashlib.blake2b(text.encode(), digest_size=15).digest()).decode().rstrip("=")
 
 
-def group_chain(policies: Iterable[PolicyId], *, inbound: bool) -> str:
+@functools.lru_cache(maxsize=8192)
+def group_chain(policies: tuple[PolicyId, ...], *, inbound: bool) -> str:
     """Chain of a run of policies; equal runs share it."""
     return ("cali-gi-" if inbound else "cali-go-") + _digest(policies)[: MAX_CHAIN - 8]
 
 
+@functools.lru_cache(maxsize=1024)
 def list_digest(policies: PolicyList) -> str:
     """Stable across restarts, so that the chain of an unchanged list is found again."""
     parts: list[object] = []

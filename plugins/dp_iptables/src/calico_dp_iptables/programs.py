@@ -5,6 +5,7 @@ Owns: processes. A program that does not answer in time is ended and its work co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,9 @@ from typing import ClassVar
 import attrs
 
 from calico_kernel.errors import DataplaneError
+
+PIPE_BYTES = 32768
+"""What a pipe takes at once without a reader, with room to spare."""
 
 
 class ProgramFailed(DataplaneError):
@@ -32,7 +36,7 @@ class ProgramFailed(DataplaneError):
 
 @attrs.frozen
 class Run:
-    """A process under way, with its input."""
+    """A process under way, with what it has not been given of its input yet."""
 
     program: str
     process: subprocess.Popen[bytes]
@@ -42,7 +46,7 @@ class Run:
     def finish(self) -> str:
         """Its output. Raises ProgramFailed."""
         try:
-            out, err = self.process.communicate(self.payload, timeout=self.timeout_s)
+            out, err = self.process.communicate(self.payload or None, timeout=self.timeout_s)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGKILL)
             self.process.communicate()
@@ -71,10 +75,17 @@ class Programs:
 
     timeout_s: float = 30.0
     paths: Mapping[str, str] = attrs.field(factory=dict)
+    _found: dict[tuple[str, ...], str] = attrs.field(factory=dict, init=False)
     _search: ClassVar[str] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
     def find(self, *names: str) -> str:
-        """Path of the first that exists, or ""."""
+        """Path of the first that exists, or ""; looked for once."""
+        found = self._found.get(names)
+        if found is None:
+            found = self._found[names] = self._look(names)
+        return found
+
+    def _look(self, names: tuple[str, ...]) -> str:
         search = os.pathsep.join(filter(None, (os.environ.get("PATH"), self._search)))
         for name in names:
             path = shutil.which(self.paths.get(name, name), path=search)
@@ -90,7 +101,15 @@ class Programs:
             )
         except OSError as exc:
             raise ProgramFailed(program=argv[0], reason=exc.strerror or str(exc)) from exc
-        return Run(argv[0], process, payload.encode(), self.timeout_s)
+        given = payload.encode()
+        if len(given) <= PIPE_BYTES and process.stdin is not None:
+            # Fits in the pipe, so it can start while we prepare the next one.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(given)
+                process.stdin.close()
+            process.stdin = None
+            given = b""
+        return Run(argv[0], process, given, self.timeout_s)
 
     def run(self, argv: Sequence[str], payload: str = "") -> str:
         """Output of a program. Raises ProgramFailed."""
