@@ -89,6 +89,10 @@ class Iptables:
     def available(self) -> bool:
         return bool(self._program("restore") and self._program("save"))
 
+    def is_exactly(self) -> bool:
+        """Is this back end there under its own name? (The plain names belong to either.)"""
+        return all(self.programs.find(_candidates(self.version, self.backend, verb)[0]) for verb in ("restore", "save"))
+
     def _program(self, verb: str) -> str:
         return self.programs.find(*_candidates(self.version, self.backend, verb))
 

@@ -59,9 +59,11 @@ class Kernel:
         self.watch = Watch(services.log, services.request_apply, settings.drift_poll_s)
         self.tables: dict[int, Iptables] = {}
         self.backend = ""
+        self._started_for: tuple[str, bool] | None = None
         self._lacks: dict[str, Lack] = {}
         self._read: set[object] = set()
         self._limit = 0
+        self._unused_cleaned = False
         self._tables_timer = ResyncTimer(0.0)
         self._sets_timer = ResyncTimer(0.0)
         self._routes_timer = ResyncTimer(0.0)
@@ -76,10 +78,12 @@ class Kernel:
 
     def _start(self, state: State) -> None:
         wanted = self._settings.backend or state.options.backend
-        if self.backend and wanted in ("auto", self.backend) and (6 in self.tables or not state.options.ipv6):
+        if self._started_for == (wanted, state.options.ipv6):
             return
         self.backend = xtables.detect(self._programs, wanted)
+        self._started_for = (wanted, state.options.ipv6)
         self.tables = {}
+        self._unused_cleaned = False
         self._limit = xtables.nft_limit_bytes() // LINE_BYTES if self.backend == "nft" else 0
         for version in (4, 6) if state.options.ipv6 else (4,):
             family = Iptables(self._programs, self.backend, version, self._settings.lock_wait_s)
@@ -115,6 +119,8 @@ class Kernel:
             blocked, written = self._write_tables(failures)
             changes += written + self._destroy_sets(failures)
             changes += self.links.apply(state.options, failures, self.tables)
+            if not (blocked or self._unused_cleaned):
+                self._clean_unused(failures)
         finally:
             legacy = self.backend == "legacy"
             self.watch.settled(
@@ -398,17 +404,31 @@ class Kernel:
                 raise
             return written
 
+    def _clean_unused(self, failures: list[Failure]) -> None:
+        """After a change of back end, or with IPv6 switched off, old rules would still judge packets."""
+        try:
+            for family in self._all_backends():
+                if family.backend != self.backend or family.version not in self.tables:
+                    _clean(family)
+        except ProgramFailed as exc:
+            failures.append(Failure(subject="rules of a back end or family no longer used", reason=exc.reason))
+            return
+        self._unused_cleaned = True
+
+    def _all_backends(self) -> Iterable[Iptables]:
+        """Every back end and family of this host; legacy ones only where they are loaded: looking would load them."""
+        for backend in ("legacy", "nft"):
+            for version in (4, 6):
+                family = Iptables(self._programs, backend, version, self._settings.lock_wait_s)
+                if family.is_exactly() and (backend == "nft" or xtables.legacy_tables(version)):
+                    yield family
+
     # ── end ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def uninstall(self) -> None:
         """Take our rules and sets out, of both back ends. Raises ProgramFailed when something stays."""
-        for backend in ("legacy", "nft"):
-            for version in (4, 6):
-                if backend == "legacy" and not xtables.legacy_tables(version):
-                    continue
-                family = Iptables(self._programs, backend, version, self._settings.lock_wait_s)
-                if family.available():
-                    _clean(family)
+        for family in self._all_backends():
+            _clean(family)
         ipset = self._programs.find("ipset")
         if ipset:
             listed = self._programs.run([ipset, "list", "-name"]).split()
