@@ -119,7 +119,7 @@ class LabClient:
     def exec(self, place: str, argv: Sequence[str]) -> NoReturn:
         """Become ``argv`` in a place of the lab: its terminal, signals and exit status are ours."""
         line, environment = self.exec_line(place, argv)
-        os.execvpe(line[0], line, {**os.environ, **environment})
+        os.execvpe(line[0], line, {**_environment(), **environment})
 
     def end(self) -> None:
         """End the lab and wait until it is gone."""
@@ -132,6 +132,12 @@ class LabClient:
             if time.monotonic() > deadline:
                 raise LabError(what=f"the lab {self.name} did not end", todo=f"look at process {self.pid}")
             time.sleep(0.01)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what configures Calico on this machine: every node of a lab has its own file. ``FELIX_`` variables
+    stay, so that a lab can be started with them."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("CALICO_")}
 
 
 def _into_bubble(pid: int) -> list[str]:
@@ -177,7 +183,7 @@ def start(
             pass_fds=[listener.fileno()],
             start_new_session=True,
             preexec_fn=libc.die_with_parent if tied else None,  # noqa: PLW1509 -- one call of prctl, no lock
-            env={**os.environ, "CALICO_LAB": name},
+            env={**_environment(), "CALICO_LAB": name},
         )
     try:
         assert process.stdin is not None

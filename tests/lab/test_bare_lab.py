@@ -236,3 +236,13 @@ def test_missing_program_is_told_with_the_line_that_installs_it(monkeypatch: pyt
     )
     with pytest.raises(CalicoError, match=r"sudo apt-get install -y --no-install-recommends ipset util-linux"):
         network.check_programs()
+
+
+def test_configuration_of_the_machine_does_not_reach_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALICO_NODE", "elsewhere")
+    monkeypatch.setenv("FELIX_LOGSEVERITYSCREEN", "Debug")
+    with client.start(topology.generated(1, 1), name=fresh_name(), tied=True, agents=False) as lab:
+        shown = lab.ask("exec", place="node1", argv=["env"])["out"].splitlines()
+    assert not any(line.startswith("CALICO_NODE=") for line in shown)
+    assert "FELIX_LOGSEVERITYSCREEN=Debug" in shown
+    assert "CALICO_CONFIG=/run/calico/calico.yaml" in shown
