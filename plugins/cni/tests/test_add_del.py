@@ -251,6 +251,17 @@ def test_new_sandbox_of_a_pod_takes_over_and_the_old_del_leaves_it(node: Any, wo
     assert node.ipam.handles() == {"net1.new"}
 
 
+def test_new_sandbox_of_a_pod_with_an_address_of_its_own_takes_it_over(node: Any, workload: Callable[[], str]) -> None:
+    old, new, other = workload(), workload(), workload()
+    conf = node.conf(args={"cni": {"annotations": {"cni.projectcalico.org/ipAddrs": '["10.65.0.40"]'}}})
+    node.add("old", old, args=POD, conf=conf)
+    stranger = node.run("ADD", "stranger", other, args=POD.replace("web-1", "web-2"), conf=conf)
+    assert stranger.said["code"] == 101
+    assert node.add("new", new, args=POD, conf=conf).addresses == ["10.65.0.40"]
+    assert node.run("DEL", "old", old, args=POD, conf=conf).status == 0
+    assert node.ipam.handles() == {"net1.new"}
+
+
 def test_del_works_with_the_namespace_gone_twice_and_without_any_add(node: Any, workload: Callable[[], str]) -> None:
     name = workload()
     node.add(ID, name)

@@ -7,6 +7,7 @@ Out:   an ``Allocation``; what is given back on DEL, on failure and by GC.
 from __future__ import annotations
 
 import abc
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,8 +20,9 @@ from calico_cni.errors import CniError
 from calico_cni.naming import Attachment
 from calico_cni.netconf import Address, Invocation, addresses, annotation_list
 from calico_cni.result import Allocation, addresses_of, host_prefix, routes_of
+from calico_kernel.errors import RevisionConflict
 from calico_kernel.hookspecs import Ipam
-from calico_kernel.model.ipam import AssignRequest
+from calico_kernel.model.ipam import AssignRequest, ReleaseRequest
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +78,11 @@ class AddressSource(abc.ABC):
     def assign(self, inv: Invocation, attachment: Attachment, want: Wanted) -> tuple[Allocation, Callable[[], None]]:
         """Addresses, and what undoes exactly what was done for them."""
 
+    def take_over(self, handle: str, chosen: Sequence[Address]) -> None:
+        """Free what was asked for by address and is still held by the pod's former container, whose DEL may come
+        later."""
+        return
+
     @abc.abstractmethod
     def release(self, inv: Invocation, attachment: Attachment) -> None:
         """All that the attachment holds; nothing held is fine."""
@@ -119,6 +126,16 @@ class CalicoIpam(AddressSource):
             self.ipam.release_by_handle(attachment.handle)
 
         return _allocation(tuple(found.address for found in given.addresses)), undo
+
+    def take_over(self, handle: str, chosen: Sequence[Address]) -> None:
+        held = [found for found in self.ipam.addresses_by_handle(handle) if found.address in chosen]
+        with contextlib.suppress(RevisionConflict):  # released and given to somebody else meanwhile
+            self.ipam.release(
+                [
+                    ReleaseRequest(address=found.address, handle=handle, sequence_number=found.sequence_number)
+                    for found in held
+                ]
+            )
 
     def release(self, inv: Invocation, attachment: Attachment) -> None:
         self.ipam.release_by_handle(attachment.handle)

@@ -146,7 +146,11 @@ class Verbs:
         for profile in endpoints.missing_profiles(attachment, conf):
             self.endpoints.ensure_profile(profile)  # not undone: it is the network's, not this container's
 
-        allocation, release = self._source(inv, conf.annotations).assign(inv, attachment, want)
+        source = self._source(inv, conf.annotations)
+        if before is not None and not serves(before, attachment) and want.addresses:
+            former = attrs.evolve(attachment, container=before.endpoint.spec.container_id)
+            source.take_over(former.handle, want.addresses)
+        allocation, release = source.assign(inv, attachment, want)
         undo.add("its addresses", release)
         wires = self._wiring(inv, attachment, allocation.addresses, mac, netns_fd)
         fresh = endpoints.build(
