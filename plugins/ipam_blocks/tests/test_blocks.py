@@ -139,8 +139,8 @@ def test_address_and_ordinal_are_inverses(cidr: str, data: st.DataObject) -> Non
 
 
 def test_walk_visits_every_block_of_a_pool_once_from_the_owners_place() -> None:
+    from calico_ipam_blocks.finder import fnv1_32, walk
     from calico_ipam_blocks.inventory import pool_of
-    from calico_ipam_blocks.ipam import fnv1_32, walk
     from calico_kernel.model.network import IPPool, IPPoolSpec
 
     pool = pool_of(IPPool(spec=IPPoolSpec(cidr="10.0.0.0/22")))
