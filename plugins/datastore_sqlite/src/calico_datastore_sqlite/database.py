@@ -290,17 +290,10 @@ class Database:
                 what=f"{self.path} has layout version {version}, this calico-datastore-sqlite knows {SCHEMA_VERSION}",
                 todo="install the version of calico-datastore-sqlite that wrote the file",
             )
+        self._use_wal(connection)
 
     def _make_schema(self, connection: sqlite3.Connection) -> None:
-        deadline = time.monotonic() + self._settings.busy_timeout_s
-        while True:  # two processes may start on one new file; the change to WAL fails instead of waiting
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                break
-            except sqlite3.OperationalError as exc:
-                if not is_busy(exc) or time.monotonic() > deadline:
-                    raise
-                time.sleep(LONGEST_WAIT_S)
+        self._use_wal(connection)
         self._begin(connection)
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             for statement in SCHEMA:
@@ -311,6 +304,19 @@ class Database:
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """A file keeps its mode, but a copy made by ``VACUUM INTO`` has lost it."""
+        deadline = time.monotonic() + self._settings.busy_timeout_s
+        while True:  # two processes may start on one new file; the change to WAL fails instead of waiting
+            try:
+                if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as exc:
+                if not is_busy(exc) or time.monotonic() > deadline:
+                    raise
+                time.sleep(LONGEST_WAIT_S)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         deadline = time.monotonic() + self._settings.busy_timeout_s
