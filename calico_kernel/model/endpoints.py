@@ -37,7 +37,7 @@ class EndpointPort(Wire):
 
 class HostEndpointSpec(Wire):
     node: HostName = ""
-    interface_name: Interface = ""
+    interface_name: Annotated[Interface, Must(max_len=15)] = ""
     expected_ips: tuple[Ip, ...] = field(default=(), name="expectedIPs")
     profiles: tuple[Name, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
