@@ -311,7 +311,7 @@ class Lab:
         return {
             "agreed": followed.agreed,
             "rounds": followed.rounds,
-            "apply_ms": round((written - started) * 1000, 1),
+            "apply_ms": round((written - started) * 1000, 1) if steps else 0.0,
             "enforced_ms": round(max(0.0, changed - written) * 1000, 1) if probes else None,
         }
 

@@ -198,11 +198,12 @@ def summary(outcomes: Sequence[Outcome], *, seconds: float, style: Style) -> str
     ]
     for each in outcomes:
         differ = f"{len(each.differences):>6}"
+        applied = f"{each.apply_ms:.0f} ms" if each.apply_ms else "-"
         enforced = "-" if each.enforced_ms is None else f"{each.enforced_ms:.0f} ms"
         lines.append(
             f"{each.scenario.name:{width}}  {len(each.probes):>6}  "
             f"{style.paint(differ, 1, 31) if each.differences else style.paint(differ, 32)}  {each.changed:>7}  "
-            f"{each.apply_ms:>5.0f} ms  {enforced:>8}"
+            f"{applied:>8}  {enforced:>8}"
         )
     cells = sum(len(each.probes) for each in outcomes)
     differ_all = sum(len(each.differences) for each in outcomes)
