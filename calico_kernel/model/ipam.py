@@ -13,7 +13,7 @@ from calico_kernel.model.meta import always, always_map
 Address = IPv4Address | IPv6Address
 
 
-class BlockAttributes(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BlockAttributes(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Who holds the addresses that point here. ``released_at`` (RFC 3339) marks addresses that cool down."""
 
     handle_id: str | None = None
@@ -22,7 +22,7 @@ class BlockAttributes(Struct, frozen=True, kw_only=True, omit_defaults=True):
     released_at: str | None = field(default=None, name="releasedAt")
 
 
-class AllocationBlock(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AllocationBlock(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One block of addresses: the single authority on who holds each of them (Calico: ``AllocationBlock``).
 
     allocations:  one entry for each address: None, or an index into ``attributes``.
@@ -40,21 +40,21 @@ class AllocationBlock(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deleted: bool = always(False)
 
 
-class StoredBlockAffinity(Struct, frozen=True, kw_only=True):
+class StoredBlockAffinity(Struct, frozen=True, kw_only=True, gc=False):
     """Value under an affinity key. ``state``: pending, confirmed, pendingDeletion, or "" (reads as confirmed)."""
 
     state: str = ""
     deleted: bool = False
 
 
-class IpamHandle(Struct, frozen=True, kw_only=True):
+class IpamHandle(Struct, frozen=True, kw_only=True, gc=False):
     """How many addresses one handle holds in each block (key: block CIDR)."""
 
     block: dict[str, int] = field(default_factory=dict)
     deleted: bool = False
 
 
-class IpamConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class IpamConfig(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The IPAM engine's own record (etcd: ``/calico/ipam/v2/config``). A missing field reads as False or 0;
     a missing record as ``IpamConfig.defaults()``."""
 
@@ -69,7 +69,7 @@ class IpamConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return cls(auto_allocate_blocks=True)
 
 
-class IpamHost(Struct, frozen=True, kw_only=True):
+class IpamHost(Struct, frozen=True, kw_only=True, gc=False):
     """Marker that a node has used IPAM; empty."""
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calico_kernel.model.meta import Resource
 
 
-class ResourceKey(Struct, frozen=True, order=True):
+class ResourceKey(Struct, frozen=True, order=True, gc=False):
     """A ``projectcalico.org/v3`` resource; ``namespace`` is "" for global kinds."""
 
     kind: str
@@ -26,11 +26,11 @@ class ResourceKey(Struct, frozen=True, order=True):
     name: str
 
 
-class BlockKey(Struct, frozen=True, order=True):
+class BlockKey(Struct, frozen=True, order=True, gc=False):
     cidr: str
 
 
-class BlockAffinityKey(Struct, frozen=True, order=True):
+class BlockAffinityKey(Struct, frozen=True, order=True, gc=False):
     """``type``: host or virtual; ``owner``: the node, or e.g. load-balancer."""
 
     type: str
@@ -38,22 +38,22 @@ class BlockAffinityKey(Struct, frozen=True, order=True):
     cidr: str
 
 
-class HandleKey(Struct, frozen=True, order=True):
+class HandleKey(Struct, frozen=True, order=True, gc=False):
     handle: str
 
 
-class IpamConfigKey(Struct, frozen=True, order=True):
+class IpamConfigKey(Struct, frozen=True, order=True, gc=False):
     pass
 
 
-class IpamHostKey(Struct, frozen=True, order=True):
+class IpamHostKey(Struct, frozen=True, order=True, gc=False):
     node: str
 
 
 Key = ResourceKey | BlockKey | BlockAffinityKey | HandleKey | IpamConfigKey | IpamHostKey
 
 
-class ResourceQuery(Struct, frozen=True):
+class ResourceQuery(Struct, frozen=True, gc=False):
     """Resources of one kind; of one namespace unless None; whose name starts with ``name_prefix``."""
 
     kind: str
@@ -61,21 +61,21 @@ class ResourceQuery(Struct, frozen=True):
     name_prefix: str = ""
 
 
-class BlockQuery(Struct, frozen=True):
+class BlockQuery(Struct, frozen=True, gc=False):
     version: int | None = None
 
 
-class BlockAffinityQuery(Struct, frozen=True):
+class BlockAffinityQuery(Struct, frozen=True, gc=False):
     type: str | None = None
     owner: str | None = None
     version: int | None = None
 
 
-class HandleQuery(Struct, frozen=True):
+class HandleQuery(Struct, frozen=True, gc=False):
     pass
 
 
-class IpamConfigQuery(Struct, frozen=True):
+class IpamConfigQuery(Struct, frozen=True, gc=False):
     pass
 
 

@@ -31,8 +31,9 @@ def always_map(*, name: str | None = None) -> Any:
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
-class Wire(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """Base of everything that is stored or sent: frozen, keyword-only, defaults left out."""
+class Wire(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", gc=False):
+    """Base of all that is stored or sent: frozen, keyword-only, defaults left out. A tree can hold no cycle, so the
+    garbage collector need not walk it."""
 
 
 class OwnerReference(Wire):
