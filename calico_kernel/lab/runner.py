@@ -97,7 +97,7 @@ def as_json(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
                 "differ": len(outcome.differences),
                 "changed": outcome.changed,
                 "apply_ms": outcome.apply_ms,
-                "enforced_ms": outcome.enforced_ms,
+                "enforced_ms": outcome.enforced_ms if outcome.enforced_ms is not None else 0.0,
                 "differences": [
                     {
                         **each.probe._asdict(),
