@@ -23,7 +23,7 @@ from calico_kernel.model.keys import (
     ResourceKey,
 )
 from calico_kernel.model.kinds import KINDS
-from calico_kernel.model.meta import ObjectMeta, Resource
+from calico_kernel.model.meta import API_VERSION, ObjectMeta, Resource
 
 if TYPE_CHECKING:
     from calico_kernel.model.records import Malformed, Value
@@ -107,10 +107,10 @@ def _from_stored(key: ResourceKey, resource: Resource, revision: str) -> Resourc
     meta = resource.metadata
     if revision:
         force_setattr(meta, "resource_version", revision)
-    if meta.name != key.name:
-        force_setattr(meta, "name", key.name)
-    if meta.namespace != key.namespace:
-        force_setattr(meta, "namespace", key.namespace)
+    force_setattr(meta, "name", key.name)  # the key's own text: one copy where both are kept
+    force_setattr(meta, "namespace", key.namespace)
+    if resource.api_version == API_VERSION:
+        force_setattr(resource, "api_version", API_VERSION)
     if METADATA_ANNOTATION in meta.annotations:
         del meta.annotations[METADATA_ANNOTATION]
     if key.kind == "BlockAffinity":
