@@ -70,6 +70,7 @@ class Program(NamedTuple):
             module.configure(word, parser)
             self._repeat_common(parser)
             args = _parsed(parser, after, args)
+            session.path = args.config
             _show_log(getattr(args, "log_level", "panic"))
             return int(module.run(word, args, session) or 0)
         for extra in self._added(session, strict=True):

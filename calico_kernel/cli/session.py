@@ -22,14 +22,16 @@ class Failed(Exception):
 
 
 class Session:
+    """``path``: of the configuration file, None for the usual one; may be set until the configuration is first used."""
+
     def __init__(self, config_path: str | None) -> None:
-        self._path = config_path
+        self.path = config_path
 
     @cached_property
     def config(self) -> Config:
         from calico_kernel.config import load
 
-        return load(self._path)
+        return load(self.path)
 
     @cached_property
     def composition(self) -> Composition:

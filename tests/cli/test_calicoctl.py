@@ -399,3 +399,14 @@ def test_log_level_may_stand_before_or_after_the_command(ctl: Any, monkeypatch: 
     assert ctl("get", "nodes", "--log-level", "debug").status == 0
     assert seen == [logging.INFO, logging.DEBUG]
     assert ctl("get", "nodes", "-l", "loud").status == 2
+
+
+@pytest.mark.parametrize("form", [("-c", "PATH"), ("-cPATH",), ("--config", "PATH"), ("--config=PATH",)])
+@pytest.mark.parametrize("after", [True, False])
+def test_config_is_found_in_every_form(
+    ctl: Any, config: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...], after: bool
+) -> None:
+    monkeypatch.setenv("CALICO_CONFIG", "/nowhere.yaml")
+    given = [part.replace("PATH", str(config)) for part in form]
+    argv = ["get", "tiers", *given] if after else [*given, "get", "tiers"]
+    assert ctl(*argv).status == 0
