@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -48,11 +47,10 @@ class Links:
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
         self._wanted: dict[str, Wanted] = {}
-        self._owners: Counter[str] = Counter()
         self._dirty: set[str] = set()
         self._stale: dict[str, set[str]] = {}
         self._left: set[str] = set()
-        self._present: set[str] = set()
+        self._neighbours: dict[str, tuple[int, Wanted]] = {}
         self._default_rp_filter: str | None = None
         self._globals_done = False
 
@@ -60,18 +58,18 @@ class Links:
 
     def workload_changed(self, old: LocalWorkload | None, new: LocalWorkload | None) -> None:
         """Addresses of ``old`` that no workload has any more, or that moved, lose their flows."""
+        if old is not None and new is not None and _same_link(old, new):
+            return
         if old is not None:
             gone = set(old.addresses)
             if new is not None and new.interface == old.interface:
                 gone -= set(new.addresses)
             self._left |= gone
             self._stale.setdefault(old.interface, set()).update(gone)
-            self._owners.subtract(old.addresses)
             if new is None or new.interface != old.interface:
                 self._wanted.pop(old.interface, None)
             self._dirty.add(old.interface)
         if new is not None:
-            self._owners.update(new.addresses)
             if old is None:
                 self._left -= {address for address in new.addresses if address in self._stale.get(new.interface, ())}
             if is_usable_interface(new.interface):
@@ -122,7 +120,7 @@ class Links:
             if link is None:
                 self._dirty.discard(name)  # the kernel tells when it appears
                 self._stale.pop(name, None)
-                self._present.discard(name)
+                self._neighbours.pop(name, None)
                 continue
             wanted = self._wanted.get(name, Wanted(frozenset()))
             present: list[RouteEntry] = []
@@ -189,12 +187,12 @@ class Links:
                 )
             )
             about.append(f"route to {prefix} through {name}")
-        if link.index and wanted.mac and name not in self._present:
+        if wanted.mac and self._neighbours.get(name) != (link.index, wanted):
             for address in wanted.addresses:
                 if _version(address) == 4 and 4 in versions:
                     requests.append(replace_neighbour(Neighbour(link.index, address, wanted.mac)))
                     about.append(f"neighbour {address} on {name}")
-        self._present.add(name)
+            self._neighbours[name] = (link.index, wanted)
         return requests, about
 
     def _sysctls(self, name: str, wanted: Wanted, options: Options) -> int:
@@ -274,6 +272,17 @@ class Links:
                     prefixes = {_host_prefix(address) for address in wanted.addresses}
                     routes = grouped.get(by_name.get(name, -1), [])
                     nl.execute([delete_route(route) for route in routes if route.prefix in prefixes])
+
+
+def _same_link(old: LocalWorkload, new: LocalWorkload) -> bool:
+    """Only the policies of a workload changed."""
+    return (old.interface, old.addresses, old.mac, old.active, bool(old.spoofable_prefixes)) == (
+        new.interface,
+        new.addresses,
+        new.mac,
+        new.active,
+        bool(new.spoofable_prefixes),
+    )
 
 
 def interfaces_of(endpoints: Mapping[str, LocalHostEndpoint]) -> dict[str, str]:

@@ -298,13 +298,29 @@ class Table:
                 used += len(part.lines)
         batches.append([])
         used = others
-        for change in live:
+        for change in (part for whole in live for part in self._live_parts(whole, limit)):
             if used and batches[-1] and used + len(change.lines) > limit:
                 batches.append([])
                 used = 0
             batches[-1].append(change)
             used += len(change.lines)
         return [batch for batch in batches[:-1] if batch] + [batches[-1]]
+
+    def _live_parts(self, change: _Change, limit: int) -> Iterator[_Change]:
+        """A chain in use that is too long for one transaction denies while it is filled."""
+        if len(change.lines) <= limit:
+            yield change
+            return
+        name = change.name
+        guard = rendered(name, rule(r.DROP, note="Drop: the chain is being filled"))
+        texts = [rendered(name, item).text for item in self._writable(self._desired.get(name, _MISSING))]
+        step = max(limit - 2, 1)
+        yield _Change(name, (f"-F {name}", f"-A {name} {guard.text}"), (guard.identity,))
+        for start in range(0, len(texts), step):
+            end = min(start + step, len(texts))
+            lines = tuple(f"-A {name} {text}" for text in texts[start:end])
+            yield _Change(name, lines, (guard.identity, *change.identities[:end]))
+        yield _Change(name, (f"-D {name} 1",), change.identities)
 
     # ── hooks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
