@@ -32,7 +32,6 @@ class Runtime:
 
     def __init__(self, program: str, conf: Mapping[str, Any], prefix: str) -> None:
         self._program, self._conf, self._prefix = program, json.dumps(conf).encode(), prefix
-        self.last_error = ""
 
     def namespace(self, number: int) -> str:
         return f"{self._prefix}{number}"

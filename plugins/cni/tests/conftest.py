@@ -54,7 +54,6 @@ class Answered:
 
     status: int
     said: dict[str, Any]
-    seconds: float = 0.0
 
     @property
     def addresses(self) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from calico_kernel.errors import ValidationError
 from calico_kernel.host import netns as namespaces
 from calico_kernel.host import nlwire, sysctl
-from calico_kernel.host.netlink import Netlink
+from calico_kernel.host.netlink import Netlink, add_veth
 from calico_kernel.model.keys import ResourceKey
 from calico_kernel.testing.ipam import add_pool
 
@@ -270,6 +270,23 @@ def test_del_works_with_the_namespace_gone_twice_and_without_any_add(node: Any, 
         assert node.run("DEL", ID, name).status == 0
     assert node.run("DEL", ID).status == 0
     assert node.run("DEL", "never-seen", name).status == 0
+    assert node.nothing_left()
+
+
+def test_del_never_touches_the_nodes_own_devices(node: Any) -> None:
+    with Netlink() as nl:
+        nl.run(add_veth("eth0", "uplink"))
+    answer = node.run("DEL", ID, "/proc/self/ns/net")
+    assert (answer.status, answer.said["code"]) == (1, 8)
+    assert node.links() == {"eth0", "uplink"}
+
+
+def test_del_with_a_file_that_outlived_its_namespace_works(
+    node: Any, workload: Callable[[], str], tmp_path: Any
+) -> None:
+    node.add(ID, workload())
+    (tmp_path / "gone").write_text("")
+    assert node.run("DEL", ID, str(tmp_path / "gone")).status == 0
     assert node.nothing_left()
 
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calico_kernel.errors import (
-    AddressInUse,
-    CalicoError,
-    DatastoreUnavailable,
-    IpamError,
-    PoolExhausted,
-    RevisionConflict,
-    ValidationError,
-)
+from calico_kernel.errors import CalicoError, IpamError, RevisionConflict
 
 INCOMPATIBLE_VERSION = 1
-UNSUPPORTED_FIELD = 2
 UNKNOWN_CONTAINER = 3
 INVALID_ENVIRONMENT = 4
 IO_FAILURE = 5
@@ -51,10 +42,8 @@ class CniError(Exception):
 def from_calico(exc: CalicoError, doing: str) -> CniError:
     """The number that makes a runtime do the right thing: repeat what is worth repeating, report the rest."""
     details = f"kept: {exc.kept}; to do: {exc.todo}"
-    if isinstance(exc, DatastoreUnavailable | RevisionConflict) or exc.retryable:
+    if exc.retryable or isinstance(exc, RevisionConflict):
         return CniError(TRY_AGAIN, f"try again later: {doing}: {exc.what}", details)
-    if isinstance(exc, PoolExhausted | AddressInUse | IpamError):
+    if isinstance(exc, IpamError):
         return CniError(NO_ADDRESS, f"{doing}: {exc.what}", details)
-    if isinstance(exc, ValidationError):
-        return CniError(REFUSED, f"{doing}: {exc.what}", details)
     return CniError(REFUSED, f"{doing}: {exc.what}", details)

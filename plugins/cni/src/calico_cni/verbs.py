@@ -249,6 +249,11 @@ class Verbs:
     # ── DEL ──
 
     def delete(self, inv: Invocation, netns_fd: int | None) -> None:
+        if netns_fd is not None:
+            if wiring.is_namespace(netns_fd):
+                wiring.refuse_own(netns_fd, inv.netns)
+            else:  # the file outlived the namespace that was mounted on it
+                netns_fd = None
         self._unlocked()
         attachment = self.attachment(inv)
         self._detach(attachment, netns_fd)

@@ -38,7 +38,7 @@ HOST_MAC = "ee:ee:ee:ee:ee:ee"
 GATEWAY_IPV4 = "169.254.1.1"
 GATEWAY_IPV6 = "fe80::ecee:eeff:feee:eeee"  # EUI-64 of HOST_MAC
 DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
-_NS_GET_NSTYPE = 0xB703
+_NS_GET_NSTYPE, _NEWNET = 0xB703, 0x40000000  # ioctl_ns(2), clone(2)
 
 
 @attrs.frozen(kw_only=True)
@@ -71,19 +71,28 @@ class Wiring:
         return tuple(prefix for prefix in self.destinations if (":" in prefix) == (version == 6))
 
 
-def check_namespace(fd: int, path: str) -> None:
-    """Refuse what is no network namespace, and the node's own. Raises CniError."""
+def is_namespace(fd: int) -> bool:
+    """Is it a network namespace?"""
     import fcntl
 
     try:
-        kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == _NEWNET
     except OSError:
-        kind = 0
-    if kind != 0x40000000:  # CLONE_NEWNET
-        raise CniError(errors.INVALID_NETNS, f"CNI_NETNS {path} is not a network namespace")
+        return False
+
+
+def refuse_own(fd: int, path: str) -> None:
+    """The node's own namespace is no workload's: its devices are not to be touched. Raises CniError."""
     mine, given = os.stat("/proc/thread-self/ns/net"), os.fstat(fd)
     if (mine.st_dev, mine.st_ino) == (given.st_dev, given.st_ino):
         raise CniError(errors.INVALID_NETNS, f"CNI_NETNS {path} is the node's own network namespace")
+
+
+def check_namespace(fd: int, path: str) -> None:
+    """Refuse what is no network namespace, and the node's own. Raises CniError."""
+    if not is_namespace(fd):
+        raise CniError(errors.INVALID_NETNS, f"CNI_NETNS {path} is not a network namespace")
+    refuse_own(fd, path)
 
 
 # ── making ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,12 +261,8 @@ def disconnect(netns_fd: int | None, interface: str, host_name: str | None, alia
     """
     with _told(f"could not remove {interface}"):
         if netns_fd is not None:
-            try:
-                with Netlink(netns_fd) as there:
-                    _delete(there, interface)
-            except OSError as exc:
-                if isinstance(exc, NetlinkError):
-                    raise
+            with Netlink(netns_fd) as there:
+                _delete(there, interface)
         if host_name is not None:
             with Netlink() as host:
                 link = host.link(host_name)
