@@ -29,19 +29,24 @@ from calico_kernel.model.keys import ResourceKey
 from calico_kernel.model.meta import ObjectMeta, Resource
 from calico_kernel.model.policy import (
     EntityRule,
-    GlobalNetworkPolicy,
-    GlobalNetworkPolicySpec,
     Profile,
     ProfileSpec,
     Rule,
-    Tier,
-    TierSpec,
 )
 from calico_kernel.policy.explain import explain, render
 from calico_kernel.policy.matching import Packet
 from calico_kernel.policy.verdict import Cluster, Step, verdict
-from calico_kernel.testing import generators
+from calico_kernel.testing import generators, situations
 from calico_kernel.testing.node_world import NODE, NODE_ADDRESSES, UPLINK, NodeWorld
+from calico_kernel.testing.situations import (
+    EGRESS_SERVICE,
+    FIELD_PORTS,
+    addresses,
+    every_packet,
+    quiet_cluster,
+    random_cluster,
+    shut,
+)
 
 MakeDataplane = Callable[[], Dataplane]
 
@@ -62,9 +67,9 @@ class World(Protocol):
     def stream(
         self, packets: Sequence[Packet], expected: Sequence[bool]
     ) -> AbstractContextManager[list[list[bool]]]: ...
-    def snapshot(self) -> list[str]: ...
+    def snapshot(self) -> Sequence[object]: ...
     def add_foreign(self) -> None: ...
-    def foreign(self) -> list[str]: ...
+    def foreign(self) -> Sequence[object]: ...
     def flush(self) -> None: ...
     def unplug(self, number: int) -> None: ...
     def plug(self, number: int) -> None: ...
@@ -156,6 +161,45 @@ def key_of(resource: Resource) -> ResourceKey:
     return ResourceKey(resource.kind, resource.metadata.namespace, resource.metadata.name)
 
 
+def check_fields(node: Node) -> None:
+    """Rules that differ in one field, three at a time, each against packets that tell it from the others."""
+    node.change(*quiet_cluster(node.world), EGRESS_SERVICE)
+    node.check(every_packet(node.world, ports=FIELD_PORTS))
+    node.change(gone=[key_of(EGRESS_SERVICE)])
+    for policies in situations.field_policies():
+        node.change(*policies)
+        node.check(every_packet(node.world, ports=FIELD_PORTS))
+
+
+def check_members(node: Node) -> None:
+    """One policy; workloads change the labels and ports by which its rules match them."""
+    by_label = Rule(action="Allow", protocol="TCP", source=EntityRule(selector="app == 'db'"))
+    by_port = Rule(action="Allow", protocol="UDP", destination=EntityRule(ports=("dns",)))
+    node.change(*quiet_cluster(node.world), shut(by_label, by_port))
+    node.check(every_packet(node.world, ports=FIELD_PORTS))
+    for number in (node.world.local[1], node.world.remote[0]):
+        endpoint = next(
+            r for r in node.resources.values() if isinstance(r, WorkloadEndpoint) and r.spec.pod == f"w{number}"
+        )
+        for changed in (
+            situations.relabelled(endpoint, "db"),
+            situations.relabelled(endpoint, "api", named_ports=False),
+            situations.relabelled(endpoint, "db"),
+            situations.relabelled(endpoint, "web"),
+        ):
+            node.change(changed)
+            node.check(every_packet(node.world, ports=FIELD_PORTS))
+
+
+def holders(node: Node, endpoint: WorkloadEndpoint) -> list[ResourceKey]:
+    """Workload endpoints with the addresses of ``endpoint``: the pods that it replaces."""
+    return [
+        key
+        for key, r in node.resources.items()
+        if isinstance(r, WorkloadEndpoint) and r.spec.ip_networks == endpoint.spec.ip_networks
+    ]
+
+
 class DataplaneContract:
     """Set ``host_endpoints`` to False in a plugin that does not police the node's own interfaces."""
 
@@ -222,6 +266,12 @@ class DataplaneContract:
             rule = Rule(action="Allow", protocol=protocol, destination=EntityRule(ports=ports))
             node.change(shut(rule))
             node.check(every_packet(node.world))
+
+    def test_every_field_of_a_rule_counts(self, node: Node) -> None:
+        check_fields(node)
+
+    def test_who_joins_or_leaves_a_set_is_matched_or_no_longer(self, node: Node) -> None:
+        check_members(node)
 
     def test_missing_profile_tier_or_readable_rule_denies(self, node: Node) -> None:
         node.change(*quiet_cluster(node.world))
@@ -350,79 +400,3 @@ class DataplaneContract:
         assert node.world.snapshot() != clean
         node.dataplane.uninstall()
         assert node.world.snapshot() == clean
-
-
-# ── situations ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def addresses(world: World, *, node: bool = False) -> list[tuple[int, str]]:
-    """The ends of the world, as ``generators.packet`` takes them."""
-    return [(6 if ":" in address else 4, address) for address in world.ends(node=node)]
-
-
-def random_cluster(rng: Random, world: World) -> list[Resource]:
-    return [
-        *generators.surroundings(rng),
-        *(world.workload(rng, number, flaws=True) for number in (*world.local, *world.remote)),
-        *generators.policies(rng, 5, flaws=True),
-    ]
-
-
-def holders(node: Node, endpoint: WorkloadEndpoint) -> list[ResourceKey]:
-    """Workload endpoints with the addresses of ``endpoint``: the pods that it replaces."""
-    return [
-        key
-        for key, r in node.resources.items()
-        if isinstance(r, WorkloadEndpoint) and r.spec.ip_networks == endpoint.spec.ip_networks
-    ]
-
-
-def quiet_cluster(world: World) -> list[Resource]:
-    """All workloads in one namespace that allows everything; app is web, db, api in turn."""
-    allow = (Rule(action="Allow"),)
-    return [
-        *world.nodes(),
-        Tier(metadata=ObjectMeta(name="default"), spec=TierSpec(order=1_000_000.0)),
-        Profile(metadata=ObjectMeta(name="kns.blue"), spec=ProfileSpec(ingress=allow, egress=allow)),
-        *(_plain(world.workload(Random(number), number), number) for number in (*world.local, *world.remote)),
-    ]
-
-
-def _plain(endpoint: WorkloadEndpoint, number: int) -> WorkloadEndpoint:
-    from msgspec.structs import replace
-
-    app = generators.LABELS["app"][number % 3 - 1]
-    return replace(
-        endpoint,
-        metadata=replace(endpoint.metadata, namespace="blue", labels={"app": app}),
-        spec=replace(endpoint.spec, profiles=("kns.blue",), service_account_name=""),
-    )
-
-
-def shut(
-    *ingress: Rule, name: str = "shut", selector: str = "has(app)", tier: str = "default", order: float | None = None
-) -> GlobalNetworkPolicy:
-    """A policy that lets in only what ``ingress`` allows."""
-    spec = GlobalNetworkPolicySpec(selector=selector, types=("Ingress",), ingress=ingress, tier=tier, order=order)
-    return GlobalNetworkPolicy(metadata=ObjectMeta(name=name), spec=spec)
-
-
-_next_port = 20_000
-
-
-def every_packet(world: World) -> list[Packet]:
-    """From every end to every local workload, each protocol, each version; new flows at every call."""
-    global _next_port  # noqa: PLW0603 -- flows must not be seen twice by connection tracking, whichever test asks
-    made: list[Packet] = []
-    for version in world.versions:
-        here = [generators.workload_address(number, version) for number in world.local]
-        ends = [*here, generators.workload_address(world.remote[0], version), generators.OUTSIDE[version][0]]
-        for source in ends:
-            for destination in here:
-                if source == destination:
-                    continue
-                made.append(Packet.echo(source, destination))
-                for protocol in ("TCP", "UDP", "SCTP", "UDPLite"):
-                    _next_port = _next_port + 1 if _next_port < 60_000 else 20_000
-                    made.append(Packet(source, destination, protocol, _next_port, 80))
-    return made

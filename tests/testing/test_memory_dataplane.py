@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from random import Random
+from typing import Any
 
+import attrs
 import pytest
 
 from calico_kernel.hookspecs import Dataplane
@@ -24,9 +26,10 @@ from calico_kernel.model.nodestate import (
 )
 from calico_kernel.policy.matching import Packet
 from calico_kernel.testing import generators
-from calico_kernel.testing.dataplane import DataplaneContract, MakeDataplane
-from calico_kernel.testing.memory_dataplane import MemoryDataplane, MemoryKernel
+from calico_kernel.testing.dataplane import DataplaneContract, MakeDataplane, Node, check_fields, check_members, holders
+from calico_kernel.testing.memory_dataplane import MemoryDataplane, MemoryKernel, State
 from calico_kernel.testing.node_world import NODE, NodeWorld, interface_of
+from calico_kernel.testing.situations import addresses, random_cluster
 
 
 class MemoryWorld:
@@ -38,10 +41,11 @@ class MemoryWorld:
 
     def __init__(self) -> None:
         self.kernel = MemoryKernel()
-        self.dataplane = MemoryDataplane(NODE, self.kernel)
+        self.build: type[MemoryDataplane] = MemoryDataplane
+        self.dataplane = self.build(NODE, self.kernel)
 
     def restart(self) -> MemoryDataplane:
-        self.dataplane = MemoryDataplane(NODE, self.kernel)
+        self.dataplane = self.build(NODE, self.kernel)
         return self.dataplane
 
     def nodes(self) -> list[Resource]:
@@ -72,8 +76,8 @@ class MemoryWorld:
         yield rounds
         rounds += [self.measure(packets), self.measure(packets)]
 
-    def snapshot(self) -> list[str]:
-        return [*self.kernel.foreign, *([repr(self.kernel.enforced)] if self.kernel.enforced else [])]
+    def snapshot(self) -> list[object]:
+        return [*self.kernel.foreign, self.kernel.enforced]
 
     def add_foreign(self) -> None:
         self.kernel.foreign.append("OTHER")
@@ -102,6 +106,96 @@ class TestMemoryDataplane(DataplaneContract):
             return world.restart()
 
         return make
+
+
+# ── the kit notices ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PassAccepts(MemoryDataplane):
+    def _rules(self, rules: Sequence[ParsedRule], packet: Packet, state: State) -> Any:
+        action = super()._rules(rules, packet, state)
+        return "allow" if action == "pass" else action
+
+
+class LogDecides(MemoryDataplane):
+    def _rules(self, rules: Sequence[ParsedRule], packet: Packet, state: State) -> Any:
+        return super()._rules(
+            [attrs.evolve(r, action="allow") if r.action == "log" else r for r in rules], packet, state
+        )
+
+
+class FirstRuleOnly(MemoryDataplane):
+    def _rules(self, rules: Sequence[ParsedRule], packet: Packet, state: State) -> Any:
+        return super()._rules(rules[:1], packet, state)
+
+
+class Forgets(MemoryDataplane):
+    """Takes no notice of one field of every rule, or of one side of it."""
+
+    rule_field = side_field = ""
+
+    def _matches(self, rule: ParsedRule, packet: Packet, state: State) -> bool:
+        if self.rule_field:
+            rule = attrs.evolve(rule, **{self.rule_field: None})
+        if self.side_field:
+            source = attrs.evolve(rule.source, **{self.side_field: ()})
+            rule = attrs.evolve(
+                rule, source=source, destination=attrs.evolve(rule.destination, **{self.side_field: ()})
+            )
+        return super()._matches(rule, packet, state)
+
+
+class KeepsOldMembers(MemoryDataplane):
+    def update(self, delta: Delta) -> None:
+        changes = {key: attrs.evolve(change, removed=()) for key, change in delta.ip_set_members.items()}
+        super().update(attrs.evolve(delta, ip_set_members=changes))
+
+
+class KeepsOldPolicies(MemoryDataplane):
+    def update(self, delta: Delta) -> None:
+        old = self.desired.policies if self.desired else {}
+        changed = {key: old.get(key, policy) for key, policy in delta.policies.upserts.items()}
+        super().update(attrs.evolve(delta, policies=attrs.evolve(delta.policies, upserts=changed)))
+
+
+def forgetting(field: str) -> type[MemoryDataplane]:
+    kind = (
+        "rule_field"
+        if field in ("ip_version", "protocol", "not_protocol", "icmp_type", "not_icmp_type")
+        else "side_field"
+    )
+    return type(f"Forgets_{field}", (Forgets,), {kind: field})
+
+
+FORGETTABLE = (
+    *("ip_version", "protocol", "not_protocol", "icmp_type", "not_icmp_type", "nets", "ip_sets", "ports", "services"),
+    *("named_ports", "not_nets", "not_ip_sets", "not_ports", "not_named_ports"),
+)
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [PassAccepts, LogDecides, FirstRuleOnly, KeepsOldMembers, KeepsOldPolicies, *map(forgetting, FORGETTABLE)],
+    ids=lambda faulty: faulty.__name__,
+)
+def test_kit_notices_a_dataplane_that_gets_one_thing_wrong(faulty: type[MemoryDataplane]) -> None:
+    for seed in range(20):
+        rng, world = Random(seed), MemoryWorld()
+        world.build = faulty
+        node = Node(world, world.restart)
+        try:
+            if seed == 0:
+                check_fields(node)
+                check_members(node)
+            node.change(*world.nodes(), *random_cluster(rng, world), gone=list(node.resources))
+            node.check(generators.packets(rng, addresses(world), 80))
+            replaced = [world.workload(rng, number) for number in (1, 4)]
+            gone = [key for endpoint in replaced for key in holders(node, endpoint)]
+            node.change(*generators.policies(rng, 5), *replaced, gone=gone)
+            node.check(generators.packets(rng, addresses(world), 80))
+        except AssertionError:
+            return
+    pytest.fail("no random cluster told the difference")
 
 
 def test_state_that_refers_to_what_was_never_given_is_refused_and_not_enforced() -> None:
