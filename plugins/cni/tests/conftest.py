@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class CniNode:
     state_dir: Path
     waited: list[tuple[Any, str, float]]
     programmed: bool = True
+    await_programmed: Callable[[Any, str, float], bool] | None = None
     admit: Callable[[Any], Any] = attrs.field(default=lambda endpoint: endpoint)
 
     def conf(self, version: str = "1.0.0", **more: Any) -> dict[str, Any]:
@@ -80,6 +82,7 @@ class CniNode:
             "type": "calico",
             "agent_socket": self.socket_path,
             "ipam": {"type": "calico-ipam"},
+            **({} if self.programmed else {"policy_setup_timeout_seconds": 0.2}),
             **more,
         }
 
@@ -138,7 +141,7 @@ class CniNode:
 
 @pytest.fixture
 def settings() -> CniSettings:
-    """Override for other settings."""
+    """Of the node's service; a test may parametrize it."""
     return CniSettings()
 
 
@@ -152,7 +155,11 @@ def node(netns: str, tmp_path: Path, settings: CniSettings) -> Iterator[CniNode]
     made: list[CniNode] = []
 
     def await_programmed(endpoint: Any, revision: str, timeout_s: float) -> bool:
+        if made[0].await_programmed is not None:
+            return made[0].await_programmed(endpoint, revision, timeout_s)
         made[0].waited.append((endpoint, revision, timeout_s))
+        if not made[0].programmed:
+            time.sleep(timeout_s)
         return made[0].programmed
 
     def admit(endpoint: Any) -> Any:

@@ -122,6 +122,10 @@ def test_podman_gives_the_address_that_its_user_asked_for(node: Any, podman: Pod
 
 def test_podman_shows_why_our_network_refused(node: Any, podman: Podman) -> None:
     node.programmed = False
+    listed = podman.directory / "net.d" / "10-calico.conflist"
+    listed.write_text(
+        listed.read_text().replace('"type": "calico",', '"type": "calico", "policy_setup_timeout_seconds": 1,')
+    )
     done = podman.container("web", "blue", "true")
     assert done.returncode != 0
     assert "try again later" in done.stderr

@@ -10,6 +10,7 @@ address is free only when nothing uses it any more. Whatever was done before a f
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from logging import Logger
 from typing import Any
@@ -33,6 +34,8 @@ from calico_kernel.model import validate
 from calico_kernel.model.endpoints import WorkloadEndpoint
 from calico_kernel.model.keys import HandleKey, HandleQuery
 from calico_kernel.model.kubernetes import namespace_profile_name
+
+_READ_AGAIN_S = 1.0
 
 
 @attrs.define
@@ -227,8 +230,19 @@ class Verbs:
             raise CniError(errors.IO_FAILURE, f"{path} cannot be read as a number", str(exc)) from exc
 
     def _await_policy(self, inv: Invocation, attachment: Attachment, revision: str) -> None:
+        """The dataplane reports the revision it enforces. Others may write the endpoint meanwhile (labels mirrored from
+        a pod), and a coalesced apply then skips ours: so what is stored is read again from time to time."""
         wait_s = self.settings.policy_wait_s if inv.conf.policy_wait_s is None else inv.conf.policy_wait_s
-        if wait_s <= 0 or self.services.await_programmed(attachment.id, revision, wait_s):
+        deadline = time.monotonic() + wait_s
+        while (left := deadline - time.monotonic()) > 0:
+            if self.services.await_programmed(attachment.id, revision, min(left, _READ_AGAIN_S)):
+                return
+            found = self.endpoints.find(attachment)
+            if found is None or not serves(found, attachment):
+                said = f"{attachment.endpoint_name} was removed while its policy was awaited"
+                raise CniError(errors.TRY_AGAIN, f"try again later: {said}")
+            revision = found.revision
+        if wait_s <= 0:
             return
         said = f"policy of {attachment.endpoint_name} was not programmed within {wait_s:g} s"
         if self.settings.on_policy_timeout == "error":
