@@ -48,6 +48,7 @@ from calico_kernel.testing.folded import FoldedState
 
 NODES = ("n1", "n2", "n3")
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.65", "10.0.1.1", "fd00::1")
+SINGLES = (*ADDRESSES, "10.0.0.1/32") * 3 + ("10.0.0.0/24",)
 NETS = (*ADDRESSES, "10.0.0.0/26", "10.0.0.0/24", "0.0.0.0/0", "::/0", "10.0.0.1/32")
 SELECTORS = (
     "all()",
@@ -68,13 +69,14 @@ SELECTORS = (
     "oops ==",
 )
 
-selectors = st.sampled_from(SELECTORS)
+USABLE = SELECTORS[:-1]
+selectors = st.sampled_from((*USABLE, *USABLE, *USABLE, "oops =="))
 labels = st.dictionaries(st.sampled_from("abc"), st.sampled_from(("x", "y", "xy", "z")), max_size=3)
 namespaces = st.sampled_from(("ns1", "ns2"))
 few = {"max_size": 2}
 profile_names = st.sampled_from(("kns.ns1", "kns.ns2", "p"))
 port_names = st.sampled_from(("http", "dns"))
-ports = st.one_of(st.integers(1, 3), port_names, st.sampled_from(("1:3", "9:1")))
+ports = st.sampled_from((1, 2, "1:3", "http", "dns") * 4 + ("9:1",))
 
 
 def meta(key: ResourceKey, **more: Any) -> ObjectMeta:
@@ -83,7 +85,7 @@ def meta(key: ResourceKey, **more: Any) -> ObjectMeta:
 
 entities = st.builds(
     EntityRule,
-    nets=st.lists(st.sampled_from(("10.0.0.0/8", "10.0.0.1/32", "nonsense")), **few).map(tuple),
+    nets=st.sampled_from(((),) * 12 + (("10.0.0.0/8", "10.0.0.1/32"), ("nonsense",))),
     selector=st.one_of(st.just(""), selectors),
     not_selector=st.one_of(st.just(""), selectors),
     namespace_selector=st.sampled_from(("", "", "team == 'x'", "all()", "global()")),
@@ -95,7 +97,7 @@ rules = st.lists(
     st.builds(
         Rule,
         action=st.sampled_from(("Allow", "Deny", "Pass", "Log")),
-        protocol=st.sampled_from((None, "TCP", "UDP", 6, "WHAT")),
+        protocol=st.sampled_from((None, "TCP", "UDP", 6) * 4 + ("WHAT",)),
         source=entities,
         destination=entities,
     ),
@@ -127,7 +129,7 @@ def workload_events(draw: st.DrawFn) -> tuple[Key, Any]:
         pod=key.name,
         endpoint="eth0",
         service_account_name=draw(st.sampled_from(("", "sa"))),
-        ip_networks=tuple(draw(st.lists(st.sampled_from((*ADDRESSES, "10.0.0.1/32", "10.0.0.0/24")), **few))),
+        ip_networks=tuple(draw(st.lists(st.sampled_from(SINGLES), **few))),
         interface_name=f"cali{key.name}",
         profiles=tuple(draw(st.lists(profile_names, unique=True, **few))),
         ports=tuple(
@@ -271,6 +273,24 @@ def events(draw: st.DrawFn) -> tuple[Key, Any]:
     return key, draw(st.sampled_from((value, value, value, value, None, Malformed("does not decode", b""))))
 
 
+def base_events() -> list[tuple[Key, Any]]:
+    """A local endpoint, and policies that ask for sets of every kind: without them most sequences have none."""
+    endpoint_key = ResourceKey("WorkloadEndpoint", "ns0", "base")
+    endpoint = WorkloadEndpoint(
+        metadata=meta(endpoint_key),
+        spec=WorkloadEndpointSpec(node="n1", ip_networks=("10.9.9.9/32",), interface_name="cali0"),
+    )
+    policy_key = ResourceKey("GlobalNetworkPolicy", "", "base")
+    asking = [Rule(action="Allow", source=EntityRule(selector=text)) for text in USABLE]
+    asking += [
+        Rule(action="Allow", protocol="TCP", destination=EntityRule(ports=("http",))),
+        Rule(action="Allow", destination=EntityRule(selector="a == 'x'", ports=("http", "dns"))),
+        Rule(action="Allow", destination=EntityRule(services=ServiceMatch(name="web", namespace="ns1"))),
+    ]
+    spec = GlobalNetworkPolicySpec(selector="all()", ingress=tuple(asking))
+    return [(endpoint_key, endpoint), (policy_key, GlobalNetworkPolicy(metadata=meta(policy_key), spec=spec))]
+
+
 batches = st.lists(st.lists(events(), max_size=8), min_size=1, max_size=6)
 
 
@@ -284,10 +304,11 @@ def from_scratch(values: dict[Key, Any]) -> tuple[FoldedState, Calculator]:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(batches=batches, synced_after=st.integers(0, 2))
+@given(batches=batches, synced_after=st.integers(0, 2), base_at=st.integers(0, 8))
 def test_incremental_equals_from_scratch_after_every_flush(
-    batches: list[list[tuple[Key, Any]]], synced_after: int
+    batches: list[list[tuple[Key, Any]]], synced_after: int, base_at: int
 ) -> None:
+    batches.insert(base_at, base_events())
     calculator, state, values = Calculator("n1"), FoldedState(), dict[Key, Any]()
     deltas: list[Delta] = []
     for number, batch in enumerate(batches):
@@ -341,9 +362,9 @@ def test_merged_deltas_fold_as_separate_ones(batches: list[list[tuple[Key, Any]]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(batches=batches, asked=st.lists(selectors.filter(lambda text: not text.startswith("oops")), max_size=4))
+@given(batches=batches, asked=st.lists(st.sampled_from(USABLE), min_size=1, max_size=4), asked_at=st.integers(0, 8))
 def test_selected_sets_hold_what_plain_evaluation_selects(
-    batches: list[list[tuple[Key, Any]]], asked: list[str]
+    batches: list[list[tuple[Key, Any]]], asked: list[str], asked_at: int
 ) -> None:
     """One local endpoint whose policy asks for these selectors; the members against labels evaluated one by one."""
     calculator = Calculator("n0")
@@ -357,12 +378,17 @@ def test_selected_sets_hold_what_plain_evaluation_selects(
         ingress=tuple(Rule(action="Allow", source=EntityRule(selector=text)) for text in asked),
     )
     policy = GlobalNetworkPolicy(metadata=ObjectMeta(name="asking"), spec=asking)
-    calculator.update([(key, asker), (ResourceKey("GlobalNetworkPolicy", "", "asking"), policy)])
     calculator.in_sync()
-    state = FoldedState.of(calculator.flush())
-    values: dict[Key, Any] = {key: asker}
+    state = FoldedState()
+    policy_key = ResourceKey("GlobalNetworkPolicy", "", "asking")
+    batches.insert(asked_at, [(key, asker), (policy_key, policy)])
+    values: dict[Key, Any] = {}
     for batch in batches:
-        labelled = [event for event in batch if getattr(event[0], "kind", "") in ("WorkloadEndpoint", "Profile")]
+        labelled = [
+            event
+            for event in batch
+            if event[0] == policy_key or getattr(event[0], "kind", "") in ("WorkloadEndpoint", "Profile")
+        ]
         calculator.update(labelled)
         values.update(labelled)
         delta = calculator.flush()
