@@ -81,7 +81,8 @@ class Calculator:
         self._routes = Routes(node, self._nodes.infos)
         self._problems: dict[Key, str] = {}
         self._clean_names: dict[tuple[str, ...], bool] = {}
-        self._counts = dict.fromkeys(_KINDS, 0)
+        self._host_endpoints: set[str] = set()
+        self._network_sets: set[str] = set()
         self._local: dict[str, None] = {}
         self._synced = False
         self._first = True
@@ -109,8 +110,8 @@ class Calculator:
         return (*(ResourceQuery(kind) for kind in _KINDS), BlockQuery())
 
     def update(self, events: Iterable[tuple[Key, Value | Malformed | None]]) -> None:
-        """Take in present values; None means absent, as does ``Malformed`` without a value ``instead``. Any order,
-        repeated, with spurious deletes.
+        """Take in present values. None means absent, and so does ``Malformed`` unless it says what counts instead.
+        Any order, repeated, with spurious deletes.
 
         Never raises for what a value holds: what cannot be used is absent, and noted in ``problems``."""
         handlers, problems = self._handlers, self._problems
@@ -129,14 +130,16 @@ class Calculator:
                     continue
                 if problems:
                     problems.pop(key, None)
+                reason = ""
                 if type(value) is Malformed:
-                    problems[key] = value.reason
-                    value = value.instead  # noqa: PLW2901 (a policy that cannot be read denies where it governs)
+                    reason, value = value.reason, value.instead  # noqa: PLW2901
                 try:
                     handler(key, value)
                 except (ValueError, CalicoError) as exc:
                     handler(key, None)
-                    problems[key] = exc.what if isinstance(exc, CalicoError) else str(exc)
+                    reason = reason or (exc.what if isinstance(exc, CalicoError) else str(exc))
+                if reason:
+                    problems[key] = reason
         finally:
             if collecting:
                 gc.enable()
@@ -192,14 +195,14 @@ class Calculator:
     def stats(self) -> dict[str, float]:
         """Counts by Felix's metric names, without ``felix_``."""
         indexed, unindexed = self._ip_sets.selectors
-        counts = self._counts
+        hosts, sets = len(self._host_endpoints), len(self._network_sets)
         return {
             "active_local_endpoints": len(self._endpoints),
             "active_local_policies": len(self._policies.out.given),
             "active_local_selectors": indexed + unindexed,
             "cluster_num_hosts": len(self._nodes.infos),
-            "cluster_num_workload_endpoints": counts["WorkloadEndpoint"],
-            "cluster_num_host_endpoints": counts["HostEndpoint"],
+            "cluster_num_workload_endpoints": len(self._items) - hosts - sets,
+            "cluster_num_host_endpoints": hosts,
             "cluster_num_policies": len(self._policies),
             "cluster_num_tiers": self._policies.tiers,
             "cluster_num_profiles": self._items.contexts.profiles,
@@ -290,6 +293,7 @@ class Calculator:
         if value is None:
             self._items.drop(name)
             self._endpoints.drop(key)
+            self._host_endpoints.discard(name)
             return
         spec = value.spec
         local = local_host_endpoint(key.name, spec)
@@ -297,6 +301,7 @@ class Calculator:
         context = ("", "", "", spec.profiles)
         nets: Nets = local.expected_addresses
         self._items.put(name, labels, context, nets[0] if len(nets) == 1 else nets, self._named_ports(spec.ports))
+        self._host_endpoints.add(name)
         if spec.node == self.node:
             self._endpoints.put(key, dict(labels), context, local)
         else:
@@ -306,6 +311,7 @@ class Calculator:
         name = f"{key.kind}/{key.namespace}/{key.name}"
         if value is None:
             self._items.drop(name)
+            self._network_sets.discard(name)
             return
         nets = members(value.spec.nets)
         labels: Mapping[str, str] = value.metadata.labels
@@ -314,6 +320,7 @@ class Calculator:
             labels = {label: text for label, text in labels.items() if label != NAMESPACE}
             profiles = (NAMESPACE_PROFILE_PREFIX + key.namespace,)
         self._items.put(name, labels, (key.namespace, "", "", profiles), nets[0] if len(nets) == 1 else nets, ())
+        self._network_sets.add(name)
 
     def _profile(self, key: ResourceKey, value: Profile | None) -> None:
         if self._items.set_profile(key.name, value.spec.labels_to_apply if value is not None else None):

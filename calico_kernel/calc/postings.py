@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pyroaring import BitMap
 
-from calico_kernel.calc.labels import Contexts, Ids, LabelSets, as_bitmap, with_id, without_id
+from calico_kernel.calc.labels import Contexts, Ids, LabelSets, as_bitmap, each, with_id, without_id
 from calico_kernel.selector import (
     All,
     And,
@@ -88,17 +88,8 @@ class Postings:
         inherited = self._inherited(new)
         for label in new:
             name = self._names[label] = _Name()
-            own_items: list[int] = []
-            for value, found in own[label].items():
-                if isinstance(found, int):
-                    own_items.append(found)
-                    name.values[value] = found
-                else:
-                    own_items += found
-                    name.values[value] = BitMap(found)
-            name.present = BitMap(own_items)
-            if inherited[label]:
-                self._add_inherited(name, inherited[label])
+            name.values, name.present = _as_ids(own[label])
+            self._add_inherited(name, inherited[label])
 
     def _own(self, labels: set[str], label_sets_of: array[int]) -> dict[str, dict[str, int | list[int]]]:
         """label -> value -> items that bring it themselves."""
@@ -137,9 +128,10 @@ class Postings:
                     _append(by_value, value, context)
         return found
 
-    def _add_inherited(self, name: _Name, contexts: Mapping[str, int | list[int]]) -> None:
+    def _add_inherited(self, name: _Name, contexts: dict[str, int | list[int]]) -> None:
         """Own labels shadow inherited ones."""
         own, items_of = name.present.copy(), self._contexts.items
+        present: list[int] = []
         for value, found in contexts.items():
             ids: Ids = None
             for context in (found,) if isinstance(found, int) else found:
@@ -148,10 +140,11 @@ class Postings:
                 ids = None if ids in own else ids
             elif ids is not None:
                 ids -= own
-            if ids is None or ids == BitMap():
+            if not isinstance(ids, int) and not ids:
                 continue
-            name.present |= as_bitmap(ids)
+            present += each(ids)
             name.values[value] = _joined(_joined(None, name.values.get(value)), ids)
+        name.present |= BitMap(present)
 
     def forget(self, labels: Iterable[str]) -> None:
         """No selector asks about these any more."""
@@ -239,6 +232,19 @@ def _list_of(found: dict[str, int | list[int]], value: str) -> list[int]:
     if not isinstance(have, list):
         have = found[value] = [] if have is None else [have]
     return have
+
+
+def _as_ids(found: dict[str, int | list[int]]) -> tuple[dict[str, Ids], BitMap]:
+    """The same mapping with its lists made bitmaps, in place; and all items in it."""
+    result: dict[str, Ids] = found  # type: ignore[assignment]
+    items: list[int] = []
+    for value, have in found.items():
+        if isinstance(have, int):
+            items.append(have)
+        else:
+            items += have
+            result[value] = BitMap(have)
+    return result, BitMap(items)
 
 
 def _joined(ids: Ids, more: Ids) -> Ids:

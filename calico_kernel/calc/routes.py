@@ -27,6 +27,8 @@ _Prefix = tuple[int, int, int]
 
 _WORKLOAD, _TUNNEL = 0, 1
 
+_MOST_TRIED = 4096
+
 
 @attrs.define(slots=True, eq=False)
 class _Known:
@@ -61,7 +63,6 @@ class Routes:
     # ── inputs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def put_pool(self, cidr: str, pool: PoolInfo | None) -> None:
-        """Costs a look at every prefix known: pools change rarely."""
         if self._pools.get(cidr) == pool:
             return
         prefix = _prefix(ip_network(cidr))
@@ -71,7 +72,7 @@ class Routes:
         else:
             self._pools[cidr] = pool
         self._touched(prefix)
-        self._dirty.update(other for other in self._known if _contains(prefix, other))
+        self._touched_within(prefix)
 
     def put_block(self, cidr: str, block: AllocationBlock | None) -> None:
         """Raises ValueError, and changes nothing, when its prefix does not parse."""
@@ -89,11 +90,13 @@ class Routes:
                 entry.blocks.pop(cidr, None)
                 self._unreference(node, prefix)
                 self._touched(prefix)
+                self._touched_within(prefix)
         for prefix, node in new.items():
             if old.get(prefix) != node:
                 self._entry(prefix).blocks[cidr] = node
                 self._reference(node, prefix)
                 self._touched(prefix)
+                self._touched_within(prefix)
 
     def put_node(self, name: str, info: NodeInfo | None) -> None:
         old = self._hosts.pop(name, None)
@@ -171,6 +174,22 @@ class Routes:
             lengths[prefix[2]] -= 1
             if not lengths[prefix[2]]:
                 del lengths[prefix[2]]
+
+    def _touched_within(self, outer: _Prefix) -> None:
+        """What is inside a prefix is routed by what the prefix says too. A block is small: its addresses are tried one
+        by one. A pool is not: then every known prefix is looked at, but pools change rarely."""
+        version, number, length = outer
+        bits = 32 if version == 4 else 128
+        longer = [known for known in self._lengths[version] if known > length]
+        if sum(1 << min(known - length, 16) for known in longer) > _MOST_TRIED:
+            self._dirty.update(known for known in self._known if _contains(outer, known))
+            return
+        for known in longer:
+            step = 1 << (bits - known)
+            for inner in range(number, number + (1 << (bits - length)), step):
+                prefix = (version, inner, known)
+                if prefix in self._known:
+                    self._dirty.add(prefix)
 
     def _reference(self, node: str, prefix: _Prefix) -> None:
         self._of_node.setdefault(node, Counter())[prefix] += 1

@@ -29,6 +29,17 @@ class FoldedState:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def differences(self, other: FoldedState) -> dict[str, dict[Any, tuple[Any, Any]]]:
+        """Map name -> key -> (value here, value there), for what differs; None for absent."""
+        pairs = {name: (mine, other.maps[name]) for name, mine in self.maps.items()}
+        pairs["rest"] = ({"config": self.config, "needs": self.needs}, {"config": other.config, "needs": other.needs})
+        found: dict[str, dict[Any, tuple[Any, Any]]] = {}
+        for name, (mine, theirs) in pairs.items():
+            differ = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+            if differ:
+                found[name] = {key: (mine.get(key), theirs.get(key)) for key in differ}
+        return found
+
     def __repr__(self) -> str:
         return f"FoldedState({self.maps!r}, config={self.config!r}, needs={self.needs!r})"
 

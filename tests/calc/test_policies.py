@@ -7,6 +7,7 @@ from typing import Any
 
 from calico_kernel.model.nodestate import PolicyId, WorkloadEndpointId
 from calico_kernel.model.policy import EntityRule, Rule
+from calico_kernel.model.records import Malformed
 
 ALLOW = (Rule(action="Allow"),)
 
@@ -139,6 +140,16 @@ def test_policy_with_a_rule_that_does_not_parse_denies(make: SimpleNamespace) ->
     assert n1.calculator.problems == {} and not n1.policies[gnp("p")].failed
 
 
+def test_policy_that_does_not_decode_counts_as_what_stands_in_for_it(make: SimpleNamespace) -> None:
+    key, denying = make.global_policy("p", ingress=(Rule(action="Deny"),))
+    n1 = make.node1(make.workload("w", "10.0.0.1/32"), make.global_policy("p", ingress=ALLOW))
+    n1.update((key, Malformed("no such action", b"", denying)))
+    assert [rule.action for rule in n1.policies[gnp("p")].inbound] == ["deny"]
+    assert n1.calculator.problems[key] == "no such action"
+    n1.update((key, Malformed("nothing to save", b"")))
+    assert n1.policies == {} and n1.calculator.problems[key] == "nothing to save"
+
+
 def test_policy_whose_selector_does_not_parse_is_absent(make: SimpleNamespace) -> None:
     n1 = make.node1(make.workload("w", "10.0.0.1/32"), make.global_policy("p", "a == 'x'"))
     key, value = make.global_policy("p", "oops ==")
@@ -181,3 +192,31 @@ def test_workload_that_leaves_the_node_is_removed_here_and_stays_a_member(make: 
     delta = n1.update(make.workload("m", "10.0.0.2/32", node="n2", labels={"app": "x"}))
     assert list(delta.workloads.removes) == [WorkloadEndpointId("k8s", "ns1/m", "eth0")]
     assert not delta.ip_set_members
+
+
+def test_counts_are_of_this_node_and_of_the_cluster(make: SimpleNamespace) -> None:
+    rule = (Rule(action="Allow", source=EntityRule(selector="app == 'x'")),)
+    n1 = make.node1(
+        make.workload("w", "10.0.0.1/32"),
+        make.workload("r", "10.0.0.2/32", node="n2"),
+        make.host_endpoint("h", node="n2"),
+        make.network_set("s", "10.0.0.0/8"),
+        make.node("n1", "172.16.0.1/24"),
+        make.profile("kns.ns1"),
+        make.tier("default"),
+        make.global_policy("p", ingress=rule),
+        make.global_policy("q", "app == 'nowhere'"),
+    )
+    assert n1.calculator.stats == {
+        "active_local_endpoints": 1,
+        "active_local_policies": 1,
+        "active_local_selectors": 1,
+        "cluster_num_hosts": 1,
+        "cluster_num_workload_endpoints": 2,
+        "cluster_num_host_endpoints": 1,
+        "cluster_num_policies": 2,
+        "cluster_num_tiers": 1,
+        "cluster_num_profiles": 1,
+        "label_index_num_endpoints": 4,
+        "label_index_num_active_selectors": 1,
+    }

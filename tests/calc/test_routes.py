@@ -71,6 +71,15 @@ def test_address_that_this_node_borrowed_is_local_and_remote(make: SimpleNamespa
     assert (route.node, route.borrowed, route.kind) == ("n1", True, LOCAL | REMOTE)
 
 
+def test_block_that_comes_after_the_workload_inside_it_makes_it_borrowed(make: SimpleNamespace) -> None:
+    n1 = make.node1(make.workload("w", "10.0.1.5/32"), make.workload("v6", "fd00::5/128"))
+    assert not n1.routes["10.0.1.5/32"].borrowed
+    n1.update(make.block("10.0.1.0/26", "host:n2"), make.block("fd00::/122", "host:n2"))
+    assert n1.routes["10.0.1.5/32"].borrowed and n1.routes["fd00::5/128"].borrowed
+    n1.update(make.gone(make.block("10.0.1.0/26", None)))
+    assert not n1.routes["10.0.1.5/32"].borrowed
+
+
 def test_block_without_affinity_routes_the_addresses_alone(make: SimpleNamespace) -> None:
     n1 = make.node1(make.block("10.0.1.0/26", None, {1: "n2"}))
     assert set(n1.routes) == {"10.0.1.1/32"}

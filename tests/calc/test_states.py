@@ -91,7 +91,7 @@ def test_each_state_of_a_sequence_yields_what_it_yields_alone(
         delta = calculator.flush()
         if delta is not None:
             folded.apply(delta)
-        assert folded == _yielded_alone(state)
+        assert folded.differences(_yielded_alone(state)) == {}
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -104,7 +104,7 @@ def test_sequence_squashed_into_one_flush_yields_the_last_state(make: SimpleName
         calculator.update(_changes(before, state, None))
         before = state
     calculator.in_sync()
-    assert FoldedState.of(calculator.flush()) == _yielded_alone(states[-1])
+    assert FoldedState.of(calculator.flush()).differences(_yielded_alone(states[-1])) == {}
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -123,7 +123,7 @@ def test_merged_deltas_of_a_sequence_fold_to_the_last_state(make: SimpleNamespac
     assert merged is not None
     folded = FoldedState()
     folded.apply(merged, strict=False)
-    assert folded == _yielded_alone(states[-1])
+    assert folded.differences(_yielded_alone(states[-1])) == {}
 
 
 def test_spurious_deletes_and_repeats_change_nothing(make: SimpleNamespace) -> None:
@@ -138,4 +138,4 @@ def test_spurious_deletes_and_repeats_change_nothing(make: SimpleNamespace) -> N
     for key, value in state.items():
         calculator.update([(key, None), (key, value)])
     assert calculator.flush() is None
-    assert folded == _yielded_alone(state)
+    assert folded.differences(_yielded_alone(state)) == {}
