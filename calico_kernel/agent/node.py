@@ -132,6 +132,8 @@ class NodeAgent:
         composition, settings = self._composition, self._settings
         self._observers += [opened.value for opened in composition.endpoint_observers(self._lend)]
         drivers = composition.open_drivers(self._lend)
+        if not any(isinstance(opened.value, Dataplane) for opened in drivers):
+            log.warning("the configuration names no dataplane: no policy is enforced on this node")
         for opened in drivers:
             is_dataplane = isinstance(opened.value, Dataplane)
             worker = DriverWorker(
