@@ -325,14 +325,18 @@ def _settings(resources: Sequence[Resource], rejected: list[tuple[str, str]]) ->
 
 def _services(resources: Sequence[Resource]) -> dict[tuple[str, str], Service]:
     """Members of every slice count, ready or not, as in Calico; names instead of addresses do not, nor does a port
-    without a number."""
+    without a number; a protocol that is neither UDP nor SCTP reads as TCP."""
     services: dict[tuple[str, str], Service] = {}
     for piece in resources:
-        if not isinstance(piece, KubernetesEndpointSlice) or not piece.service or piece.address_type == "FQDN":
+        if not isinstance(piece, KubernetesEndpointSlice) or not piece.service:
             continue
         key = (piece.metadata.namespace, piece.service)
-        addresses = {ip_address(address) for endpoint in piece.endpoints for address in endpoint.addresses}
-        ports = {(protocol_number(port.protocol or "TCP"), port.port) for port in piece.ports if port.port is not None}
+        addresses = _readable_addresses(address for endpoint in piece.endpoints for address in endpoint.addresses)
+        ports = {
+            (protocol_number(port.protocol) if port.protocol in ("UDP", "SCTP") else 6, port.port)
+            for port in piece.ports
+            if port.port is not None
+        }
         known = services.get(key, NO_SERVICE)
         services[key] = Service(
             known.addresses | addresses,

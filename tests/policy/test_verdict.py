@@ -416,8 +416,8 @@ def test_service_as_destination_needs_address_protocol_and_port_and_as_source_th
     web = KubernetesEndpointSlice(
         metadata=ObjectMeta(name="web-1", namespace="blue", labels={SERVICE_NAME_LABEL: "web"}),
         address_type="IPv4",
-        endpoints=(SliceEndpoint(addresses=(B,)),),
-        ports=(SlicePort(port=8080), SlicePort(protocol="UDP", port=None)),
+        endpoints=(SliceEndpoint(addresses=(B, "not-an-address")),),
+        ports=(SlicePort(port=8080), SlicePort(protocol="UDP", port=None), SlicePort(protocol="?", port=9)),
     )
     service = ServiceMatch(name="web", namespace="blue")
     egress = global_policy(
