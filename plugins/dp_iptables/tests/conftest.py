@@ -16,7 +16,8 @@ import pytest
 from calico_dp_iptables.driver import IptablesDataplane
 from calico_dp_iptables.settings import Settings
 from calico_kernel.hookspecs import ApplyReport, Services
-from calico_kernel.host import bubble, netlink, netns, sysctl
+from calico_kernel.host import bubble, netlink, sysctl
+from calico_kernel.host import netns as namespaces
 from calico_kernel.model import nodestate as ns
 
 BACKENDS = ("legacy", "nft")
@@ -52,7 +53,7 @@ class Pod:
             sock.settimeout(0.25)
             return sock
 
-        return netns.run_in(self.namespace, make)
+        return namespaces.run_in(self.namespace, make)
 
 
 @attrs.define
@@ -78,7 +79,7 @@ class World:
 
         try:
             try:
-                netns.run_in(source.namespace, send)
+                namespaces.run_in(source.namespace, send)
             except PermissionError:
                 return False
             return server.recvfrom(100)[1][1] == self._ports
@@ -91,8 +92,8 @@ class World:
 def _make_pod(nl: netlink.Netlink, world: str, number: int) -> Pod:
     namespace = f"{world}-p{number}"
     pod = Pod(number, namespace, f"cali{number:03d}", f"10.65.0.{number + 10}", f"fd65::{number + 10:x}")
-    netns.create(namespace)
-    fd = netns.open_fd(namespace)
+    namespaces.create(namespace)
+    fd = namespaces.open_fd(namespace)
     try:
         nl.run(netlink.add_veth(pod.interface, "eth0", peer_netns_fd=fd, up=True))
     finally:
@@ -122,10 +123,10 @@ def _make_pod(nl: netlink.Netlink, world: str, number: int) -> Pod:
             inner.run(netlink.replace_route(netlink.RouteEntry("0.0.0.0/0", ifindex=own.index, gateway="169.254.1.1")))
             inner.run(netlink.replace_route(netlink.RouteEntry("::/0", ifindex=own.index, gateway="fe80::1")))
 
-    netns.run_in(namespace, inside)
+    namespaces.run_in(namespace, inside)
     nl.run(netlink.replace_route(netlink.RouteEntry(f"{pod.ipv4}/32", ifindex=link.index, scope=253)))
     nl.run(netlink.replace_route(netlink.RouteEntry(f"{pod.ipv6}/128", ifindex=link.index)))
-    mac = netns.run_in(namespace, _own_mac)
+    mac = namespaces.run_in(namespace, _own_mac)
     nl.run(netlink.replace_neighbour(netlink.Neighbour(link.index, pod.ipv6, mac)))
     return pod
 
@@ -147,8 +148,6 @@ def _knows(address: str, mac: str) -> None:
 @pytest.fixture
 def world(netns: str) -> Iterator[World]:
     """Three workloads on a forwarding node."""
-    from calico_kernel.host import netns as namespaces
-
     sysctl.write("net/ipv4/ip_forward", "1")
     sysctl.write("net/ipv6/conf/all/forwarding", "1")
     pods: list[Pod] = []
@@ -173,8 +172,6 @@ class Outside(Pod):
 @pytest.fixture
 def outside(netns: str) -> Iterator[Outside]:
     """Reaches the node and, through it, the workloads."""
-    from calico_kernel.host import netns as namespaces
-
     name = f"{netns}-out"
     there = Outside(900, name, "up0", "172.30.1.2", "fd30::2", "172.30.1.1", "fd30::1")
     namespaces.create(name)
@@ -280,6 +277,18 @@ def kit() -> Any:
             done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             return done.stdout
+
+        @staticmethod
+        def add_address(pod: Pod, address: str, length: int) -> None:
+            """One more address of the workload, of which its endpoint does not tell."""
+
+            def give() -> None:
+                with netlink.Netlink() as nl:
+                    link = nl.link("eth0")
+                    assert link is not None
+                    nl.run(netlink.add_address(netlink.InterfaceAddress(link.index, address, length, flags=NODAD)))
+
+            namespaces.run_in(pod.namespace, give)
 
         @staticmethod
         def rules(backend: str, version: int = 4) -> list[str]:

@@ -57,21 +57,13 @@ def test_interface_without_endpoint_is_denied(
 def test_forged_source_address_is_denied(
     world: Any, make_dataplane: Callable[..., Any], kit: Any, version: int
 ) -> None:
-    from calico_kernel.host import netlink, netns
-
     first, second, third = world.pods
     driver = make_dataplane()
     listed = kit.policy_list(profiles=("allow",))
     forged, length = ("10.65.0.99", 32) if version == 4 else ("fd65::99", 128)
 
-    def give() -> None:
-        with netlink.Netlink() as nl:
-            link = nl.link("eth0")
-            assert link is not None
-            nl.run(netlink.add_address(netlink.InterfaceAddress(link.index, forged, length, flags=2)))
-
     for pod in (first, third):
-        netns.run_in(pod.namespace, give)
+        kit.add_address(pod, forged, length)
     spoofer = third.endpoint(listed, spoofable_prefixes=(f"{forged}/{length}",))
     kit.applied(
         driver,

@@ -131,6 +131,27 @@ def test_missing_feature_is_found_once_and_contained(
     assert len(again.lacks) == len(report.lacks)
 
 
+def test_host_without_the_raw_table_checks_sources_in_filter(
+    world: Any,
+    make_dataplane: Callable[..., Any],
+    kit: Any,
+    backend: str,
+    wrapped: Callable[..., dict[str, str]],
+    open_state: ns.Delta,
+) -> None:
+    first, second, third = world.pods
+    script = "grep -q -e '^\\*raw' $INPUT && { echo 'raw: Table does not exist' >&2; exit 3; }\n"
+    driver = make_dataplane(programs=wrapped(restores(backend)[0], script + '"$REAL" "$@" <$INPUT'))
+    report = kit.applied(driver, open_state)
+    assert [lack.capability for lack in report.lacks] == ["table raw (IPv4)"]
+    assert set(report.programmed) == {first.id, second.id}
+    assert world.reaches(first, second) and world.reaches(first, second, version=6)
+    assert not world.reaches(third, second)
+    kit.add_address(first, "10.65.0.99", 32)
+    assert not world.reaches(first, second, from_address="10.65.0.99")
+    assert not driver.apply().changes
+
+
 def test_rule_that_the_host_refuses_denies_and_the_rest_stands(
     world: Any, make_dataplane: Callable[..., Any], kit: Any, backend: str, wrapped: Callable[..., dict[str, str]]
 ) -> None:

@@ -19,6 +19,9 @@ from calico_dp_iptables.table import Transaction
 PROBE_CHAIN = "cali-probe"
 
 EFFECTS = {
+    "table raw": "source addresses of workloads are checked in the filter table; untracked policy has no effect",
+    "table mangle": "policy before DNAT has no effect; DNATed traffic of the host itself is not policed",
+    "table nat": "workloads are not masqueraded and have no floating addresses",
     "match rpfilter": "source addresses of workloads are checked one by one instead",
     "match set": "rules with selectors, named ports or network sets deny",
     "match multiport": "rules with ports deny",
@@ -48,6 +51,11 @@ def _accepts(family: Iptables, table: str, texts: Iterable[str]) -> bool:
         return False
     family.start_restore([clear]).finish()
     return True
+
+
+def is_table_missing(refusal: ProgramFailed) -> bool:
+    """Legacy tables are kernel modules of their own."""
+    return "able does not exist" in refusal.reason or "do you need to insmod" in refusal.reason
 
 
 def missing_features(family: Iptables, table: str, rules: Iterable[Rule]) -> set[str]:

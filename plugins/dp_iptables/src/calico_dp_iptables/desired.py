@@ -219,24 +219,25 @@ class Family:
         self._put("workload dispatch", "filter", made)
         spoofing.sort(key=lambda item: item.text())
         self._put("spoofing", "raw", {static.RPF_SKIP: spoofing, static.SOURCE_CHECK: self._source_check()})
+        self._put("spoofing", "filter", {static.SOURCE_CHECK: self._source_check()})
         self._put("floating", "nat", self._floating())
         for listed in self._left:  # not before the dispatch leads elsewhere: chains they share stay untouched
             self._release_list(listed)
         self._left.clear()
 
     def _source_check(self) -> list[Rule]:
-        """For a host without the reverse path match: each workload's own addresses, by interface."""
-        if "match rpfilter" not in self.lacking:
+        """For a host without the reverse path match or the raw table: each workload's own addresses, by interface."""
+        if self.lacking.isdisjoint(("match rpfilter", "table raw")):
             return []
         own = [
             rule(r.Interface(True, workload.interface), r.Net(True, address), r.RETURN)
             for workload in sorted(self.state.workloads.values(), key=lambda item: item.id)
             if workload.active and names.is_usable_interface(workload.interface)
-            for address in workload.addresses
+            for address in (*workload.addresses, *workload.spoofable_prefixes)
             if (6 if ":" in address else 4) == self.version
         ]
         if self.version == 6:
-            own.append(rule(r.Net(True, "fe80::/10"), r.RETURN))
+            own += [rule(r.Net(True, net), r.RETURN) for net in ("fe80::/10", "::/128")]  # to find neighbours
         return [*own, rule(self.drop, note="Forged source address")]
 
     def _floating(self) -> Chains:
@@ -264,9 +265,12 @@ class Family:
             drop=self.drop,
             random_fully=random_fully,
             reverse_path="match rpfilter" not in self.lacking,
+            early_tables="table raw" not in self.lacking,
             check_source=not options.any_source,
         ).tables()
         for name, content in made.items():
+            if f"table {name}" in self.lacking:
+                content = static.EMPTY  # noqa: PLW2901 -- nothing leads into a table that does not exist
             self._put("static", name, content.chains)
             self.tables[name].set_hooks(content.hooks, insert=options.insert)
         for name in ("raw", "mangle", "filter"):

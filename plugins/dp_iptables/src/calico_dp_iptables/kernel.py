@@ -16,7 +16,7 @@ import attrs
 from calico_dp_iptables import backend as xtables
 from calico_dp_iptables import ipsets
 from calico_dp_iptables.backend import Iptables
-from calico_dp_iptables.contain import effect_of, missing_features, refused_rules
+from calico_dp_iptables.contain import effect_of, is_table_missing, missing_features, refused_rules
 from calico_dp_iptables.desired import TABLES, Family, State
 from calico_dp_iptables.ipsets import IpSets
 from calico_dp_iptables.links import Links, interfaces_of
@@ -370,7 +370,10 @@ class Kernel:
         table = owner.tables[name]
         if refusal.unknown:
             raise refusal
-        missing = missing_features(family, name, table.dirty_rules()) - owner.lacking
+        if name != "filter" and is_table_missing(refusal):
+            missing = {f"table {name}"}
+        else:
+            missing = missing_features(family, name, table.dirty_rules()) - owner.lacking
         if missing:
             for feature in sorted(missing):
                 self._log.warning("this host has no %s for IPv%d: %s", feature, version, effect_of(feature))

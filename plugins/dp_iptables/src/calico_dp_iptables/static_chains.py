@@ -79,6 +79,7 @@ class StaticChains:
     random_fully: bool = True
     check_source: bool = True
     reverse_path: bool = True
+    early_tables: bool = True
 
     def tables(self) -> dict[str, TableContent]:
         needs = self.needs
@@ -166,6 +167,8 @@ class StaticChains:
         if self.version == 6:
             for kind in _ND_TYPES:
                 yield rule(r.Protocol(58), r.Icmp(6, kind), r.ACCEPT)
+        if self.check_source and not self.early_tables:
+            yield rule(r.Jump(SOURCE_CHECK))
         yield rule(r.Jump(FROM_WORKLOAD))
         after = {"accept": r.ACCEPT, "return": r.RETURN, "reject": r.Reject()}.get(
             self.options.workload_to_host, r.DROP
@@ -177,6 +180,8 @@ class StaticChains:
         yield rule(r.SetMark(0, marks.all & ~marks.accept))
         if self.needs.host_endpoints:
             yield rule(self._not_accepted(), r.Jump(FROM_HOST_FORWARD))
+        if self.check_source and not self.early_tables:
+            yield from self._from_workloads(r.Jump(SOURCE_CHECK))
         yield from self._from_workloads(r.Jump(FROM_WORKLOAD))
         yield from self._to_workloads(r.Jump(TO_WORKLOAD))
         if self.needs.host_endpoints:
