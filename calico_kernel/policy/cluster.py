@@ -10,13 +10,13 @@ selector cannot be read, and any other resource that cannot, counts as absent an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Any, TypeVar
 
 import attrs
 
 from calico_kernel.errors import ValidationError
-from calico_kernel.model.endpoints import HostEndpoint, Node, WorkloadEndpoint
+from calico_kernel.model.endpoints import EndpointPort, HostEndpoint, Node, WorkloadEndpoint, WorkloadEndpointPort
 from calico_kernel.model.felix import FelixConfiguration, FelixConfigurationSpec
 from calico_kernel.model.meta import Resource
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSet
@@ -365,15 +365,31 @@ def _workload(endpoint: WorkloadEndpoint) -> Endpoint:
         node=endpoint.spec.node,
         labels=workload_labels(endpoint),
         profiles=endpoint.spec.profiles,
-        addresses=tuple(parse_net(net).network_address for net in endpoint.spec.ip_networks),
-        ports=tuple(
-            NamedPort(name=port.name, protocol=protocol_number(port.protocol), port=port.port)
-            for port in endpoint.spec.ports
-            if port.name
-        ),
+        addresses=tuple(_single_address(net) for net in endpoint.spec.ip_networks),
+        ports=_named_ports(endpoint.spec.ports),
         interface=endpoint.spec.interface_name,
         workload=endpoint.spec.pod or endpoint.spec.workload,
     )
+
+
+def _single_address(text: str) -> Address:
+    """An address, or a prefix that holds just one. Raises ValueError."""
+    net = parse_net(text)
+    if net.prefixlen != net.max_prefixlen:
+        raise ValueError(f"{text!r} is not a single address")
+    return net.network_address
+
+
+def _named_ports(ports: Iterable[EndpointPort | WorkloadEndpointPort]) -> tuple[NamedPort, ...]:
+    """Those with a name: one without is there for its host port. Raises ValueError for a protocol without ports."""
+    named = []
+    for port in ports:
+        if port.name:
+            protocol = protocol_number(port.protocol)
+            if protocol not in (6, 17, 132):
+                raise ValueError(f"port {port.name!r}: protocol {port.protocol!r} has no ports")
+            named.append(NamedPort(name=port.name, protocol=protocol, port=port.port))
+    return tuple(named)
 
 
 def _host_endpoint(endpoint: HostEndpoint) -> Endpoint:
@@ -384,11 +400,8 @@ def _host_endpoint(endpoint: HostEndpoint) -> Endpoint:
         node=endpoint.spec.node,
         labels=host_endpoint_labels(endpoint),
         profiles=endpoint.spec.profiles,
-        addresses=tuple(ip_address(address) for address in endpoint.spec.expected_ips),
-        ports=tuple(
-            NamedPort(name=port.name, protocol=protocol_number(port.protocol), port=port.port)
-            for port in endpoint.spec.ports
-        ),
+        addresses=tuple(_single_address(address) for address in endpoint.spec.expected_ips),
+        ports=_named_ports(endpoint.spec.ports),
         interface=endpoint.spec.interface_name,
     )
 

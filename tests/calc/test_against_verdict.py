@@ -4,13 +4,25 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
 from calico_kernel.calc import Calculator
-from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec, WorkloadEndpoint
+from calico_kernel.model.endpoints import (
+    HostEndpoint,
+    HostEndpointSpec,
+    Node,
+    NodeBGPSpec,
+    NodeSpec,
+    WorkloadEndpoint,
+    WorkloadEndpointPort,
+    WorkloadEndpointSpec,
+)
 from calico_kernel.model.keys import ResourceKey
 from calico_kernel.model.meta import ObjectMeta, Resource
+from calico_kernel.model.network import GlobalNetworkSet, NetworkSetSpec
+from calico_kernel.model.policy import GlobalNetworkPolicy, GlobalNetworkPolicySpec
 from calico_kernel.policy.matching import Packet
 from calico_kernel.policy.verdict import Cluster, verdict
 from calico_kernel.testing import generators as g
@@ -121,3 +133,49 @@ def test_workload_that_moves_between_nodes_is_policed_where_it_is() -> None:
     moved = next(r for r in pair.resources.values() if isinstance(r, WorkloadEndpoint))
     pair.change(g.workload(rng, 1, node="n2"), gone=(key_of(moved),))
     pair.check(rng, 60)
+
+
+def workload(**spec: Any) -> WorkloadEndpoint:
+    spec = {"node": "n1", "interface_name": "cali9", "ip_networks": ("10.65.0.9",), **spec}
+    return WorkloadEndpoint(metadata=ObjectMeta(name="odd", namespace="blue"), spec=WorkloadEndpointSpec(**spec))
+
+
+def policy(**spec: Any) -> GlobalNetworkPolicy:
+    return GlobalNetworkPolicy(metadata=ObjectMeta(name="odd"), spec=GlobalNetworkPolicySpec(**spec))
+
+
+def network_set(*nets: str) -> GlobalNetworkSet:
+    return GlobalNetworkSet(metadata=ObjectMeta(name="odd"), spec=NetworkSetSpec(nets=nets))
+
+
+def host_endpoint(*addresses: str) -> HostEndpoint:
+    return HostEndpoint(metadata=ObjectMeta(name="odd"), spec=HostEndpointSpec(node="n1", expected_ips=addresses))
+
+
+@pytest.mark.parametrize(
+    ("resource", "readable"),
+    [
+        (workload(), True),
+        (workload(ip_networks=("10.65.0.9/32", "fd00:10:65::9/128")), True),
+        (workload(ip_networks=("10.65.0.9/24",)), False),
+        (workload(ip_networks=("10.65.0.999",)), False),
+        (workload(ports=(WorkloadEndpointPort(name="a", protocol="GRE", port=1),)), False),
+        (workload(ports=(WorkloadEndpointPort(name="a", protocol="UDPLite", port=1),)), False),
+        (workload(ports=(WorkloadEndpointPort(name="a", protocol=132, port=1),)), True),
+        (policy(selector="app == 'web'"), True),
+        (policy(selector="app =="), False),
+        (policy(namespace_selector="("), False),
+        (policy(service_account_selector="("), False),
+        (network_set("10.0.0.0/8", "fd00::/8", "0.0.0.0/0"), True),
+        (network_set("10.0.0.0/8", "10.0.0.0/33"), False),
+        (host_endpoint("172.30.0.1", "fd00::1"), True),
+        (host_endpoint("172.30.0.1", "node"), False),
+    ],
+)
+def test_what_cannot_be_read_counts_as_absent_for_both(resource: Resource, readable: bool) -> None:
+    calculator = Calculator("n1")
+    calculator.update([(key_of(resource), resource)])
+    calculator.in_sync()
+    calculator.flush()
+    assert (key_of(resource) not in calculator.problems) is readable
+    assert (not Cluster.from_resources([resource]).rejected) is readable
