@@ -46,17 +46,22 @@ def test_add_gives_a_connected_interface_and_del_leaves_nothing(
         assert inside.link("eth0") is None
 
 
-def test_dual_stack_workloads_reach_each_other_over_both_families(
-    node: Any, workload: Callable[[], str], reaches: Callable[[str, str, str], bool]
+@pytest.mark.parametrize("families", [{4, 6}, {6}])
+def test_workloads_reach_each_other_over_every_family_they_have(
+    node: Any, workload: Callable[[], str], reaches: Callable[[str, str, str], bool], families: set[int]
 ) -> None:
-    conf = node.conf(ipam={"type": "calico-ipam", "assign_ipv6": "true"})
+    flags = {f"assign_ipv{version}": str(version in families).lower() for version in (4, 6)}
+    conf = node.conf(ipam={"type": "calico-ipam", **flags})
     first, second = workload(), workload()
     node.add(ID, first, conf=conf)
     two = node.add(f"f{ID}", second, conf=conf)
     sysctl.write("net/ipv4/ip_forward", 1)
     sysctl.write("net/ipv6/conf/all/forwarding", 1)
-    assert len(two.addresses) == 2
+    assert {6 if ":" in address else 4 for address in two.addresses} == families
     assert [address for address in two.addresses if reaches(first, second, address)] == two.addresses
+    for container, namespace in ((ID, first), (f"f{ID}", second)):
+        assert node.run("DEL", container, namespace, conf=conf).status == 0
+    assert node.nothing_left()
 
 
 def test_interface_has_calicos_addresses_routes_and_settings(node: Any, workload: Callable[[], str]) -> None:
