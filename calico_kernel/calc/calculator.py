@@ -25,7 +25,7 @@ from calico_kernel.calc.ipsets import IpSets
 from calico_kernel.calc.items import Items, NamedPort, Nets, Ports
 from calico_kernel.calc.labels import NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT
 from calico_kernel.calc.nodes import Nodes
-from calico_kernel.calc.policies import KINDS, Policies
+from calico_kernel.calc.policies import KINDS, STAGED_KUBERNETES, Policies
 from calico_kernel.calc.pools import Pools
 from calico_kernel.calc.profiles import Profiles
 from calico_kernel.calc.routes import Routes
@@ -37,7 +37,7 @@ from calico_kernel.model.ipam import AllocationBlock
 from calico_kernel.model.keys import BlockKey, BlockQuery, Key, Query, ResourceKey, ResourceQuery
 from calico_kernel.model.network import GlobalNetworkSet, IPPool, NetworkSet
 from calico_kernel.model.nodestate import Delta, EncapsulationNeeds, MapDelta, PolicyId, ResolvedConfig
-from calico_kernel.model.policy import Profile, Tier
+from calico_kernel.model.policy import Profile, StagedKubernetesNetworkPolicy, Tier
 from calico_kernel.model.records import Malformed, Value
 from calico_kernel.model.services import KubernetesEndpointSlice
 from calico_kernel.policy.effective import protocol_number
@@ -96,6 +96,7 @@ class Calculator:
             "Profile": self._profile,
             "Tier": self._tier,
             **dict.fromkeys(KINDS, self._policy),
+            STAGED_KUBERNETES: self._staged_kubernetes_policy,
             "Node": self._node,
             "IPPool": self._pool,
             "KubernetesEndpointSlice": self._endpoint_slice,
@@ -336,6 +337,14 @@ class Calculator:
             self._policies.drop(policy_id)
         else:
             self._policies.put(policy_id, value)
+
+    def _staged_kubernetes_policy(self, key: ResourceKey, value: StagedKubernetesNetworkPolicy | None) -> None:
+        if value is None:
+            self._policy(key, None)
+        else:
+            from calico_kernel.model.kubernetes import staged_policy  # rare, so not loaded before it is met
+
+            self._policy(key, staged_policy(value))
 
     def _node(self, key: ResourceKey, value: Node | None) -> None:
         if key.name == self.node:

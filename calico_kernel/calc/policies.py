@@ -33,10 +33,12 @@ from calico_kernel.policy.effective import PolicyResource, effective_policy, pol
 from calico_kernel.policy.order import default_action, policy_key, tier_key
 from calico_kernel.selector import SelectorError, parse
 
+STAGED_KUBERNETES = "StagedKubernetesNetworkPolicy"
 KINDS: dict[str, type[PolicyResource]] = {
     kind.__struct_config__.tag: kind  # type: ignore[misc]
     for kind in (NetworkPolicy, GlobalNetworkPolicy, StagedNetworkPolicy, StagedGlobalNetworkPolicy)
 }
+KINDS[STAGED_KUBERNETES] = StagedNetworkPolicy  # which is what it is converted to
 _SPECS: dict[str, Any] = {
     name: next(field.type for field in msgspec.structs.fields(kind) if field.name == "spec")
     for name, kind in KINDS.items()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
+from calico_kernel.model.keys import ResourceKey
 from calico_kernel.model.nodestate import PolicyId, WorkloadEndpointId
-from calico_kernel.model.policy import EntityRule, Rule
+from calico_kernel.model.policy import EntityRule, Rule, StagedKubernetesNetworkPolicy
 from calico_kernel.model.records import Malformed
 
 ALLOW = (Rule(action="Allow"),)
@@ -114,6 +117,22 @@ def test_staged_policy_is_active_but_in_no_list(make: SimpleNamespace) -> None:
     )
     assert [(policy.id.name, policy.staged) for policy in n1.policies.values()] == [("p", True)]
     assert only(n1.workloads).policies.tiers == ()
+
+
+def test_staged_kubernetes_policy_is_active_as_what_it_stands_for(make: SimpleNamespace) -> None:
+    key = ResourceKey("StagedKubernetesNetworkPolicy", "ns1", "p")
+    staged = msgspec.json.decode(
+        b"""{"kind": "StagedKubernetesNetworkPolicy", "metadata": {"name": "p", "namespace": "ns1"}, "spec":
+        {"podSelector": {"matchLabels": {"app": "w"}}, "policyTypes": ["Ingress"], "ingress": [{"from": [
+        {"podSelector": {"matchLabels": {"app": "x"}}}]}]}}""",
+        type=StagedKubernetesNetworkPolicy,
+    )
+    n1 = make.node1(make.workload("w", "10.0.0.1/32", labels={"app": "w", "projectcalico.org/orchestrator": "k8s"}))
+    n1.update((key, staged))
+    policy = n1.policies[PolicyId(*msgspec.structs.astuple(key))]
+    assert policy.staged and policy.inbound[0].source.ip_sets
+    n1.update((key, None))
+    assert n1.policies == {}
 
 
 def test_missing_profile_denies_and_the_built_in_one_allows(make: SimpleNamespace) -> None:
