@@ -66,6 +66,8 @@ class Items:
         self._node_ids = {"": 0}
         self._ports: list[Ports] = [()]
         self._port_ids: dict[Ports, int] = {(): 0}
+        self._port_uses = array("I", [0])
+        self._free_ports: list[int] = []
         self.with_port: dict[str, BitMap] = {}
         """Items that define a port of this name."""
         self.with_many = BitMap()
@@ -108,9 +110,11 @@ class Items:
             return
         old = self.state(item) if self.watcher is not None else None
         if nets != old_nets or ports_id != old_ports:
+            self._port_uses[ports_id] += 1  # held meanwhile: old and new ports may be the same
             self._release(item, old_nets, old_ports)
             self.nets_of[item] = nets
             self._hold(item, nets, ports_id)
+            self._port_uses[ports_id] -= 1
         self._label_set_of[item] = label_set
         if context != old_context:
             held = self.contexts.items
@@ -231,6 +235,7 @@ class Items:
                     self._share(member, item)
         self._ports_of[item] = ports_id
         if ports_id:
+            self._port_uses[ports_id] += 1
             for port in self._ports[ports_id]:
                 self.with_port.setdefault(port.name, BitMap()).add(item)
 
@@ -250,12 +255,19 @@ class Items:
                     self.holders[member] = held.pop()
             elif held == item:
                 del self.holders[member]
-        for port in self._ports[ports_id]:
-            items = self.with_port.get(port.name)
-            if items is not None:
-                items.discard(item)
-                if not items:
-                    del self.with_port[port.name]
+        if ports_id:
+            ports = self._ports[ports_id]
+            for port in ports:
+                items = self.with_port.get(port.name)
+                if items is not None:
+                    items.discard(item)
+                    if not items:
+                        del self.with_port[port.name]
+            self._port_uses[ports_id] -= 1
+            if not self._port_uses[ports_id]:
+                del self._port_ids[ports]
+                self._ports[ports_id] = ()
+                self._free_ports.append(ports_id)
 
     def workloads(self) -> Iterator[tuple[str, str, Nets]]:
         """(key, node, addresses) of every item that is a workload on a node."""
@@ -272,9 +284,14 @@ class Items:
         return found
 
     def _ports_id(self, ports: Ports) -> int:
-        """Distinct port lists come from pod templates: few, so they are never forgotten."""
         found = self._port_ids.get(ports)
         if found is None:
-            found = self._port_ids[ports] = len(self._ports)
-            self._ports.append(ports)
+            if self._free_ports:
+                found = self._free_ports.pop()
+                self._ports[found] = ports
+            else:
+                found = len(self._ports)
+                self._ports.append(ports)
+                self._port_uses.append(0)
+            self._port_ids[ports] = found
         return found

@@ -175,3 +175,16 @@ def test_set_lives_as_long_as_an_active_rule_names_it(make: SimpleNamespace) -> 
 def test_endpoint_without_address_is_absent(make: SimpleNamespace) -> None:
     n1 = make.node1(make.workload("w"), make.global_policy("p"))
     assert n1.workloads == {} and n1.policies == {}
+
+
+def test_named_port_follows_an_endpoint_that_only_changes_its_address(make: SimpleNamespace) -> None:
+    http = (("http", "TCP", 8080),)
+    n1 = make.node1(
+        make.workload("w", "10.0.9.9/32"),
+        make.global_policy("p", egress=(allow_to("TCP", ports=("http",)),)),
+        make.workload("a", "10.0.0.1/32", node="n2", ports=http),
+    )
+    set_id = named_port_id(parse("all()").id, "tcp", "http")
+    n1.update(make.workload("a", "10.0.0.2/32", node="n2", ports=http))
+    n1.update(make.workload("a", "10.0.0.3/32", node="n2", ports=http))
+    assert n1.members(set_id) == {"10.0.0.3,tcp:8080"}

@@ -139,3 +139,56 @@ def test_spurious_deletes_and_repeats_change_nothing(make: SimpleNamespace) -> N
         calculator.update([(key, None), (key, value)])
     assert calculator.flush() is None
     assert folded.differences(_yielded_alone(state)) == {}
+
+
+def test_churn_of_endpoints_with_labels_and_ports_of_their_own_leaves_nothing_behind(make: SimpleNamespace) -> None:
+    n1 = make.node1(
+        make.workload("w", "10.0.0.1/32"),
+        make.global_policy("p", ingress=(Rule(action="Allow", source=EntityRule(selector="has(app)")),)),
+    )
+
+    def churn(first: int, count: int) -> int:
+        for number in range(first, first + count):
+            event = make.workload(
+                f"w{number}",
+                f"10.1.{number >> 8 & 255}.{number & 255}/32",
+                node="n2",
+                namespace=f"ns{number}",
+                labels={"app": f"a{number}", f"label-{number}": "x"},
+                ports=((f"port-{number}", "TCP", 80),),
+                profiles=(f"kns.ns{number}",),
+            )
+            profile = make.profile(f"kns.ns{number}", labels_to_apply={"pcns.n": str(number)})
+            policy = make.policy(f"p{number}", selector=f"app == 'a{number}'")
+            n1.update(event, profile, policy)
+            n1.update(*map(make.gone, (event, profile, policy)))
+        return _held(n1.calculator)
+
+    assert churn(0, 20) == churn(1000, 20)
+
+
+def _held(thing: Any) -> int:
+    """Entries in all containers that hang on ``thing``, free lists and caches of bounded size aside."""
+    seen: set[int] = set()
+    total, waiting = 0, [thing]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, (str, bytes, int, type)) or each is None:
+            continue
+        seen.add(id(each))
+        if isinstance(each, dict):
+            total += len(each)
+            waiting += each.values()
+        elif isinstance(each, (list, tuple, set, frozenset)):
+            total += len(each)
+            waiting += each
+        for owner in type(each).__mro__:
+            slots = getattr(owner, "__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                waiting.append(getattr(each, name, None))
+        if type(each).__module__.startswith("calico_kernel.calc"):
+            own = dict(getattr(each, "__dict__", {}))
+            for bounded in ("_clean_names", "_merged", "_contents"):
+                own.pop(bounded, None)
+            waiting += own.values()
+    return total
