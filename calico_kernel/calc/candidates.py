@@ -91,11 +91,6 @@ class Candidates(Generic[T]):
                     yield bucket
 
     @property
-    def indexed(self) -> int:
-        """How many labels are demanded."""
-        return len(self._names)
-
-    @property
     def unindexed(self) -> int:
         """How many entries are candidates for everything."""
         return len(self._unindexed)

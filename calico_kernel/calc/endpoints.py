@@ -90,6 +90,8 @@ class LocalEndpoints:
 
     def resolve(self, changed: Iterable[object]) -> None:
         """Fill in the lists of what changed here, and of the endpoints that ``Policies.resolve`` named."""
+        if len(self._shared) > 8 * len(self._endpoints) + 64:
+            self._forget_unused_lists()
         self._dirty.update(key for key in changed if isinstance(key, ResourceKey) and key in self._endpoints)
         for key in self._dirty:
             local = self._endpoints[key]
@@ -107,23 +109,17 @@ class LocalEndpoints:
                 )
                 self.host_endpoints.set(local.value.name, host)
         self._dirty.clear()
-        if len(self._shared) > 8 * len(self._endpoints) + 64:
-            self._forget_unused_lists()
 
     def _share(self, tiers: tuple[TierPolicies, ...], profiles: tuple[str, ...]) -> PolicyList:
         new = PolicyList(tiers=tiers, profiles=profiles)
         return self._shared.setdefault(new, new)
 
     def _forget_unused_lists(self) -> None:
-        self._shared = {}
-        for key in self._endpoints:
-            local = self._endpoints[key]
-            lists = self._policies.lists(key)
-            self._share(lists.normal, local.profiles)
-
-    def current(self, key: ResourceKey) -> LocalWorkload | LocalHostEndpoint | None:
-        local = self._endpoints.get(key)
-        return None if local is None else local.value
+        """Keep those that were given out and still hold, so that they go on being shared."""
+        used = [workload.policies for workload in self.workloads.given.values()]
+        for host in self.host_endpoints.given.values():
+            used += (host.normal, host.forward, host.untracked, host.pre_dnat)
+        self._shared = {policy_list: policy_list for policy_list in used}
 
 
 def _identity(value: LocalWorkload | LocalHostEndpoint) -> object:

@@ -84,15 +84,10 @@ class IpSets:
         self._matched: dict[str, _Matched] = {}
         self._candidates: Candidates[_Matched] = Candidates()
         self._label_uses: dict[str, int] = {}
-        self.evaluations = 0
 
     @property
     def services(self) -> Services:
         return self._services
-
-    @property
-    def active(self) -> int:
-        return len(self._known)
 
     @property
     def selectors(self) -> tuple[int, int]:
@@ -229,7 +224,6 @@ class IpSets:
         for matched in fresh.values():
             matched.items = postings.match(matched.selector.root)
             self._candidates.add(matched, matched.restrictions)
-        self.evaluations += len(fresh)
 
     def _deactivate(self, entry: _ActiveSet) -> None:
         entry.changed = {}

@@ -23,10 +23,6 @@ class Outbox(Generic[K, V]):
         """The value is this now; None for absent."""
         self._pending[key] = value
 
-    def current(self, key: K) -> V | None:
-        """The value as last set, given out or not."""
-        return self._pending[key] if key in self._pending else self.given.get(key)
-
     def take(self) -> MapDelta[K, V]:
         if not self._pending:
             return MapDelta()

@@ -239,3 +239,18 @@ def test_counts_are_of_this_node_and_of_the_cluster(make: SimpleNamespace) -> No
         "label_index_num_endpoints": 4,
         "label_index_num_active_selectors": 1,
     }
+
+
+def test_lists_stay_shared_however_many_came_before(make: SimpleNamespace) -> None:
+    n1 = make.node1(
+        make.workload("w1", "10.0.0.1/32"),
+        make.workload("w2", "10.0.0.2/32"),
+        make.host_endpoint("h"),
+        make.global_policy("p0", apply_on_forward=True),
+    )
+    for number in range(1, 120):
+        before = make.gone(make.global_policy(f"p{number - 1}"))
+        n1.update(make.global_policy(f"p{number}", apply_on_forward=True), before)
+        n1.update(make.workload("w1", "10.0.0.1/32", mac=f"02:00:00:00:00:{number:02x}"))
+    lists = {id(workload.policies) for workload in n1.workloads.values()}
+    assert len(lists) == 1
