@@ -195,6 +195,23 @@ def test_host_without_ip6tables_serves_ipv4_and_says_so(
     assert not world.reaches(world.pods[2], world.pods[1])
 
 
+def test_host_without_ipv6_filter_table_serves_ipv4_and_says_so(
+    world: Any,
+    make_dataplane: Callable[..., Any],
+    kit: Any,
+    backend: str,
+    wrapped: Callable[..., dict[str, str]],
+    open_state: ns.Delta,
+) -> None:
+    script = 'echo "can\'t initialize ip6tables table: Table does not exist" >&2; exit 3'
+    driver = make_dataplane(programs=wrapped(restores(backend)[1], script))
+    report = kit.applied(driver, open_state)
+    assert any("ip6tables" in lack.capability for lack in report.lacks)
+    assert set(report.programmed) == {pod.id for pod in world.pods[:2]}
+    assert not driver.apply().changes
+    assert world.reaches(world.pods[0], world.pods[1])
+
+
 def test_host_without_ipset_denies_rules_that_need_sets(
     world: Any, make_dataplane: Callable[..., Any], kit: Any, backend: str
 ) -> None:

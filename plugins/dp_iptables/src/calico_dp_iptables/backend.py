@@ -7,6 +7,7 @@ looking would load them.
 
 from __future__ import annotations
 
+import os
 import socket
 
 import attrs
@@ -31,6 +32,11 @@ def legacy_tables(version: int) -> tuple[str, ...]:
             return tuple(listed.read().split())
     except OSError:
         return ()
+
+
+def kernel_has(version: int) -> bool:
+    """Does the kernel speak this family at all?"""
+    return version == 4 or os.path.exists("/proc/net/if_inet6")
 
 
 def detect(programs: Programs, wanted: str) -> str:

@@ -87,18 +87,22 @@ class Kernel:
         self._limit = xtables.nft_limit_bytes() // LINE_BYTES if self.backend == "nft" else 0
         for version in (4, 6) if state.options.ipv6 else (4,):
             family = Iptables(self._programs, self.backend, version, self._settings.lock_wait_s)
-            if family.available():
+            if family.available() and xtables.kernel_has(version):
                 self.tables[version] = family
             else:
-                name = "iptables" if version == 4 else "ip6tables"
-                effect = f"nothing is enforced for IPv{version}; the host must not forward it"
-                self._lacks[name] = Lack(capability=f"{name} ({self.backend})", effect=effect)
+                self._do_without(version)
         if not self._programs.find("ipset"):
             self._lacks["ipset"] = Lack(capability="ipset", effect=effect_of("match set"))
             for owner in self._families.values():
                 owner.lacking |= {"match set"}
                 owner.render_all()
         self.distrust()
+
+    def _do_without(self, version: int) -> None:
+        self.tables.pop(version, None)
+        name = "iptables" if version == 4 else "ip6tables"
+        effect = f"nothing is enforced for IPv{version}; the host must not forward it"
+        self._lacks[name] = Lack(capability=f"{name} ({self.backend})", effect=effect)
 
     # ── apply ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -370,6 +374,9 @@ class Kernel:
         table = owner.tables[name]
         if refusal.unknown:
             raise refusal
+        if name == "filter" and version == 6 and is_table_missing(refusal):
+            self._do_without(6)
+            return 0
         if name != "filter" and is_table_missing(refusal):
             missing = {f"table {name}"}
         else:

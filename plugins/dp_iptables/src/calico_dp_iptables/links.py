@@ -53,6 +53,7 @@ class Links:
         self._neighbours: dict[str, tuple[int, Wanted]] = {}
         self._default_rp_filter: str | None = None
         self._globals_done = False
+        self._sweep = False
 
     # ── desired ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,6 +88,7 @@ class Links:
 
     def touched_all(self) -> None:
         self._dirty |= self._wanted.keys()
+        self._sweep = True
         self._globals_done = False
 
     @property
@@ -106,6 +108,7 @@ class Links:
                     changes += self._apply_dirty(nl, options, failures, set(versions))
             except OSError as exc:
                 failures.append(Failure(subject="workload routes", reason=str(exc)))
+            self._sweep = False
         elif self._dirty:
             self._dirty.clear()
         return changes + self._forget_flows(failures)
@@ -165,7 +168,8 @@ class Links:
                 continue
             if route.prefix in prefixes:
                 right.add(route.prefix)
-            elif route.prefix in stale or (options.remove_external_routes and name in self._wanted):
+            elif route.prefix in stale or (self._sweep and options.remove_external_routes and name in self._wanted):
+                # Unknown ones go with the timer only: the CNI plugin writes routes before their endpoint is known.
                 requests.append(delete_route(route))
                 about.append(f"route to {route.prefix} through {name}")
         if not link.up:
