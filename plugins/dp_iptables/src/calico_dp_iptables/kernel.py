@@ -456,7 +456,8 @@ def _clean(family: Iptables) -> None:
     for name, observed in family.save().items():
         table = Table(name)
         table.observe(observed)
-        for transaction in table.plan():
+        limit = xtables.nft_limit_bytes() // LINE_BYTES if family.backend == "nft" else 0
+        for transaction in table.plan(limit=limit):
             family.start_restore([transaction]).finish()
 
 

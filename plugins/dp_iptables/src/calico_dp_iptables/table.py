@@ -86,6 +86,8 @@ class Transaction:
     chains: Mapping[str, tuple[str, ...]]
     removed: frozenset[str] = frozenset()
     hooks: frozenset[str] = frozenset()
+    partial: frozenset[str] = frozenset()
+    """Of ``chains``: those that a later transaction completes."""
 
     def text(self) -> str:
         return "\n".join((f"*{self.table}", *self.lines, "COMMIT", ""))
@@ -214,7 +216,8 @@ class Table:
         """The transaction is in the kernel."""
         for name, identities in done.chains.items():
             self._observed[name] = identities
-            self._dirty.discard(name)
+            if name not in done.partial:
+                self._dirty.discard(name)
         for name in done.removed:
             self._observed.pop(name, None)
             self._dirty.discard(name)
@@ -251,21 +254,32 @@ class Table:
             return []
         batches = self._cut(fresh, live, len(hook_lines), limit) if limit else [[*fresh, *live]]
         transactions = [
-            Transaction(self.name, _lines(batch), {change.name: change.identities for change in batch})
-            for batch in batches[:-1]
+            Transaction(self.name, _lines(batch), _identities(batch), partial=_partial(batch)) for batch in batches[:-1]
         ]
         last = batches[-1]
-        removal = (*(f"-F {name}" for name in removed), *(f"-X {name}" for name in removed))
+        main = (*_lines(last), *hook_lines)
+        apart = bool(limit) and len(main) + 2 * len(removed) > limit
+        removal = () if apart else (*(f"-F {name}" for name in removed), *(f"-X {name}" for name in removed))
         transactions.append(
             Transaction(
                 self.name,
-                (*_lines(last), *hook_lines, *removal),
-                {change.name: change.identities for change in last},
-                removed=frozenset(removed),
+                (*main, *removal),
+                _identities(last),
+                removed=frozenset(() if apart else removed),
                 hooks=frozenset(hooks),
+                partial=_partial(last),
             )
         )
-        return transactions
+        if apart:  # nothing leads to them any more, so emptying and deleting may take as many steps as it needs
+            some = [removed[start : start + limit] for start in range(0, len(removed), limit)]
+            for names in some:
+                emptied: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
+                lines = tuple(f"-F {name}" for name in names)
+                transactions.append(Transaction(self.name, lines, emptied, partial=frozenset(names)))
+            for names in some:
+                lines = tuple(f"-X {name}" for name in names)
+                transactions.append(Transaction(self.name, lines, {}, removed=frozenset(names)))
+        return [transaction for transaction in transactions if transaction.lines]
 
     def _writable(self, rules: Sequence[Rule]) -> Sequence[Rule]:
         if not self._refused:
@@ -315,11 +329,11 @@ class Table:
         guard = rendered(name, rule(r.DROP, note="Drop: the chain is being filled"))
         texts = [rendered(name, item).text for item in self._writable(self._desired.get(name, _MISSING))]
         step = max(limit - 2, 1)
-        yield _Change(name, (f"-F {name}", f"-A {name} {guard.text}"), (guard.identity,))
+        yield _Change(name, (f"-F {name}", f"-A {name} {guard.text}"), (guard.identity,), complete=False)
         for start in range(0, len(texts), step):
             end = min(start + step, len(texts))
             lines = tuple(f"-A {name} {text}" for text in texts[start:end])
-            yield _Change(name, lines, (guard.identity, *change.identities[:end]))
+            yield _Change(name, lines, (guard.identity, *change.identities[:end]), complete=False)
         yield _Change(name, (f"-D {name} 1",), change.identities)
 
     # ── hooks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -370,12 +384,13 @@ class _Change:
     name: str
     lines: tuple[str, ...]
     identities: tuple[str, ...]
+    complete: bool = True
 
     def parts(self, limit: int) -> Iterator[_Change]:
         """A new chain may be filled in steps, because nothing leads to it yet."""
         for start in range(0, len(self.lines), limit):
             end = min(start + limit, len(self.lines))
-            yield _Change(self.name, self.lines[start:end], self.identities[: end - 1])
+            yield _Change(self.name, self.lines[start:end], self.identities[: end - 1], end == len(self.lines))
 
 
 def _lines(changes: Sequence[_Change]) -> tuple[str, ...]:
@@ -383,6 +398,15 @@ def _lines(changes: Sequence[_Change]) -> tuple[str, ...]:
     declared = [line for change in changes for line in change.lines if line.startswith(":")]
     others = [line for change in changes for line in change.lines if not line.startswith(":")]
     return (*declared, *others)
+
+
+def _identities(changes: Iterable[_Change]) -> dict[str, tuple[str, ...]]:
+    """Where several parts of a chain are written together, the last one tells what it then holds."""
+    return {change.name: change.identities for change in changes}
+
+
+def _partial(changes: Iterable[_Change]) -> frozenset[str]:
+    return frozenset(name for name, complete in {c.name: c.complete for c in changes}.items() if not complete)
 
 
 def _is_ours(item: ObservedRule) -> bool:
