@@ -199,9 +199,10 @@ class Database:
                     # The same file under another number: an overlay filesystem copied it up, or numbers are not kept.
                     old.identity, self._opened = identity, old
                     return old
-                self._retire(old)
                 if replaced and os.path.exists(self.path):
+                    # While the old journal is still open here, no new file can have got its inode number.
                     self._discard_stale(old.journal)
+                self._retire(old)
             elif old is not None:
                 self._retire(old)
             try:
@@ -306,17 +307,22 @@ class Database:
         connection.execute("COMMIT")
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
-        """A file keeps its mode, but a copy made by ``VACUUM INTO`` has lost it."""
+        """A file keeps its mode, but a copy made by ``VACUUM INTO`` has lost it. While another process has the file
+        open, the change fails or, as quietly, does not happen."""
         deadline = time.monotonic() + self._settings.busy_timeout_s
-        while True:  # two processes may start on one new file; the change to WAL fails instead of waiting
+        while True:
             try:
-                if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                    connection.execute("PRAGMA journal_mode=WAL")
-                return
+                if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
+                    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the journal
+                    return
+                busy = sqlite3.OperationalError("another process keeps the database from using a journal")
             except sqlite3.OperationalError as exc:
-                if not is_busy(exc) or time.monotonic() > deadline:
+                if not is_busy(exc):
                     raise
-                time.sleep(LONGEST_WAIT_S)
+                busy = exc
+            if time.monotonic() > deadline:
+                raise busy
+            time.sleep(LONGEST_WAIT_S)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         deadline = time.monotonic() + self._settings.busy_timeout_s
