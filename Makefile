@@ -3,18 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test system clean
+.PHONY: setup demo test clean
 
 setup:
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/setup.sh
 
-system:
+demo: setup
 	@sh tools/system-packages.sh
-
-demo: system setup
 	@$(BIN)/calico lab run examples/recipes
 
-test: system setup
+test: setup
+	@sh tools/system-packages.sh --test
 	@$(BIN)/tox run -q
 
 clean:

@@ -1,21 +1,29 @@
 #!/bin/sh
-# Installs the system programs that the lab and the tests use, if any is missing and we may; else says how.
+# Installs the system programs that the lab uses, and with --test those that only tests use, if any is missing and we may;
+# else says how. Installed servers are not started.
 set -eu
+PATH="$PATH:/usr/sbin:/sbin"
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
-PATH="$PATH:/usr/sbin:/sbin"
 need ip iproute2
 need iptables-restore iptables
 need nft nftables
 need ipset ipset
 need conntrack conntrack
 need unshare util-linux
-[ -x /usr/lib/cni/host-local ] || missing="$missing containernetworking-plugins"
+if [ "${1:-}" = --test ]; then
+    need podman podman
+    need containerd containerd
+    need crun crun
+    [ -x /usr/lib/cni/host-local ] || missing="$missing containernetworking-plugins"
+fi
 [ -z "$missing" ] && exit 0
-install="apt-get install -y --no-install-recommends$missing"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive $install -qq >/dev/null
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+    apt-get update -qq >/dev/null
+    # shellcheck disable=SC2086 -- a list of words
+    apt-get install -y -qq --no-install-recommends $missing >/dev/null
 else
-    echo "System packages are missing. Install them with: sudo $install" >&2
+    echo "System packages are missing. Install them with: sudo apt-get install -y --no-install-recommends$missing" >&2
     exit 1
 fi

@@ -73,6 +73,7 @@ class NodeAgent:
         self._feed: Feed | None = None
         self._loop: CalcLoop | None = None
         self._tunnels: TunnelAddresses | None = None
+        self._has_dataplane = False
         self._observers: list[EndpointObserver] = []
         self._programmed = Programmed(self._observers)
         self._plugin_checks: list[HealthCheck] = []
@@ -132,7 +133,8 @@ class NodeAgent:
         composition, settings = self._composition, self._settings
         self._observers += [opened.value for opened in composition.endpoint_observers(self._lend)]
         drivers = composition.open_drivers(self._lend)
-        if not any(isinstance(opened.value, Dataplane) for opened in drivers):
+        self._has_dataplane = any(isinstance(opened.value, Dataplane) for opened in drivers)
+        if not self._has_dataplane:
             log.warning("the configuration names no dataplane: no policy is enforced on this node")
         for opened in drivers:
             is_dataplane = isinstance(opened.value, Dataplane)
@@ -202,7 +204,7 @@ class NodeAgent:
             self._composition.services(plugin),
             request_apply=partial(self._poke, plugin),
             admit_endpoint=self._admit,
-            await_programmed=self._programmed.wait,
+            await_programmed=self._await_programmed,
         )
 
     def _poke(self, plugin: str) -> None:
@@ -214,6 +216,10 @@ class NodeAgent:
         for observer in self._observers:
             endpoint = observer.creating(endpoint)
         return endpoint
+
+    def _await_programmed(self, endpoint: WorkloadEndpointId, revision: str, timeout_s: float) -> bool:
+        """Without a dataplane there is nothing to wait for."""
+        return not self._has_dataplane or self._programmed.wait(endpoint, revision, timeout_s)
 
     def _dataplane_applied(self, report: ApplyReport, stamps: Mapping[WorkloadEndpointId, str]) -> None:
         self._programmed.applied(report.programmed, stamps)
