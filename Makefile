@@ -6,14 +6,17 @@ BIN := $(VENV)/bin
 .PHONY: setup demo test clean
 
 setup:
+	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --setup
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/setup.sh
 
-demo: setup
-	@sh tools/system-packages.sh
+demo:
+	@PYTHON="$(PYTHON)" sh tools/system-packages.sh
+	@$(MAKE) --no-print-directory setup
 	@$(BIN)/calico lab run examples/recipes
 
-test: setup
-	@sh tools/system-packages.sh --test
+test:
+	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --test
+	@$(MAKE) --no-print-directory setup
 	@$(BIN)/tox run -q
 
 clean:

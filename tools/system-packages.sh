@@ -1,16 +1,19 @@
 #!/bin/sh
-# Installs the system programs that the lab uses, and with --test those that only tests use, if any is missing and we may;
-# else says how. Installed servers are not started.
+# Installs the system programs that the lab uses (with --setup: only what a virtual environment needs; with --test: also
+# what only tests use), if any is missing and we may; else says how. Installed servers are not started.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
-need ip iproute2
-need iptables-restore iptables
-need nft nftables
-need ipset ipset
-need conntrack conntrack
-need unshare util-linux
+"${PYTHON:-python3}" -c "import ensurepip, venv" 2>/dev/null || missing="$missing python3-venv"
+if [ "${1:-}" != --setup ]; then
+    need ip iproute2
+    need iptables-restore iptables
+    need nft nftables
+    need ipset ipset
+    need conntrack conntrack
+    need unshare util-linux
+fi
 if [ "${1:-}" = --test ]; then
     need podman podman
     need containerd containerd
