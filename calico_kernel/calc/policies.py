@@ -31,7 +31,7 @@ from calico_kernel.model.policy import (
 )
 from calico_kernel.policy.effective import PolicyResource, effective_policy, policy_selector_text
 from calico_kernel.policy.order import default_action, policy_key, tier_key
-from calico_kernel.selector import SelectorError, parse
+from calico_kernel.selector import SelectorError
 
 STAGED_KUBERNETES = "StagedKubernetesNetworkPolicy"
 KINDS: dict[str, type[PolicyResource]] = {
@@ -119,8 +119,6 @@ class Policies:
             self.drop(policy_id)
             return
         try:
-            if policy.spec.selector and "(" in policy.spec.selector:
-                parse(policy.spec.selector)  # alone, so that unbalanced parentheses cannot reach out of what it joins
             selection, is_new = self._selections.take(policy_selector_text(policy))
         except SelectorError:
             self.drop(policy_id)

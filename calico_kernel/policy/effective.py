@@ -241,6 +241,8 @@ def policy_selector_text(policy: PolicyResource) -> str:
     """The selector of the endpoints that a policy applies to. Raises SelectorError on an unusable part."""
     spec = policy.spec
     text = spec.selector
+    if text and (policy.metadata.namespace or spec.service_account_selector or getattr(spec, "namespace_selector", "")):
+        parse(text)  # alone: "all()) || (all()" must not reach out of the parentheses that it is put in below
     if isinstance(policy, GlobalNetworkPolicy | StagedGlobalNetworkPolicy):
         namespaces = getattr(spec, "namespace_selector", "")
         if namespaces:
@@ -268,6 +270,9 @@ def entity_selector_text(entity: EntityRule, namespace: str) -> str:
     In a namespaced policy any selector field, also a negative one, limits the side to the policy's own namespace,
     unless ``namespaceSelector`` says which namespaces are meant.
     """
+    for text in (entity.selector, entity.not_selector):
+        if text:
+            parse(text)  # alone, as in policy_selector_text
     parts = [part for part in (_service_accounts_text(entity.service_accounts), entity.selector) if part]
     selector = parts[0] if len(parts) == 1 else f"({') && ('.join(parts)})" if parts else ""
     namespaces = _namespaces_text(entity.namespace_selector, namespace)

@@ -162,3 +162,15 @@ def test_policy_whose_selector_cannot_be_read_is_refused() -> None:
     policy = GlobalNetworkPolicy(metadata=ObjectMeta(name="p"), spec=GlobalNetworkPolicySpec(selector="a ="))
     with pytest.raises(ValidationError, match=r"spec\.selector"):
         effective_policy(policy)
+
+
+@pytest.mark.parametrize("text", ["all()) || (all()", "a == 'x') || (has(b)"])
+def test_selector_cannot_reach_out_of_what_it_is_joined_with(text: str) -> None:
+    namespaced = NetworkPolicy(metadata=ObjectMeta(name="p", namespace="ns1"), spec=NetworkPolicySpec(selector=text))
+    with pytest.raises(ValidationError, match=r"spec\.selector"):
+        effective_policy(namespaced)
+    rules = (Rule(action="Allow", source=EntityRule(selector=text)),)
+    policy = effective_policy(
+        NetworkPolicy(metadata=ObjectMeta(name="p", namespace="ns1"), spec=NetworkPolicySpec(ingress=rules))
+    )
+    assert policy.inbound == DENY_ALL and policy.failed
