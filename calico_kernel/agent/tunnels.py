@@ -21,6 +21,7 @@ from calico_kernel.hookspecs import Datastore, Ipam
 from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec
 from calico_kernel.model.ipam import AssignRequest
 from calico_kernel.model.keys import ResourceKey, ResourceQuery
+from calico_kernel.model.names import tunnel_handle
 from calico_kernel.model.network import IPPool, IPPoolSpec
 from calico_kernel.model.nodestate import Delta
 from calico_kernel.reconcile.backoff import Backoff
@@ -30,9 +31,9 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Tunnel:
-    """One kind of tunnel address: its handle, its IPAM type attribute, its pools, its place in the Node."""
+    """One kind of tunnel address: of its handle, its IPAM type attribute, its pools, its place in the Node."""
 
-    handle: str
+    kind: str
     type: str
     version: int
     serves: Callable[[IPPoolSpec], bool]
@@ -51,7 +52,7 @@ def _enabled(mode: str) -> bool:
 
 TUNNELS = (
     Tunnel(
-        handle="vxlan-tunnel-addr-",
+        kind="vxlan",
         type="vxlanTunnelAddress",
         version=4,
         serves=lambda pool: _enabled(pool.vxlan_mode),
@@ -59,7 +60,7 @@ TUNNELS = (
         write=lambda spec, address: msgspec.structs.replace(spec, ipv4_vxlan_tunnel_addr=address),
     ),
     Tunnel(
-        handle="vxlan-v6-tunnel-addr-",
+        kind="vxlan-v6",
         type="vxlanV6TunnelAddress",
         version=6,
         serves=lambda pool: _enabled(pool.vxlan_mode),
@@ -67,7 +68,7 @@ TUNNELS = (
         write=lambda spec, address: msgspec.structs.replace(spec, ipv6_vxlan_tunnel_addr=address),
     ),
     Tunnel(
-        handle="ipip-tunnel-addr-",
+        kind="ipip",
         type="ipipTunnelAddress",
         version=4,
         serves=lambda pool: _enabled(pool.ipip_mode),
@@ -143,7 +144,7 @@ class TunnelAddresses(threading.Thread):
     def _address(self, tunnel: Tunnel, pools: Sequence[IPPool], node: Node) -> str:
         """The address to have; assigns or releases as needed."""
         cidrs = [pool.spec.cidr for pool in pools if self._usable(pool, tunnel, node)]
-        handle = tunnel.handle + self._node
+        handle = tunnel_handle(self._node, tunnel.kind)
         held = self._ipam.addresses_by_handle(handle)
         networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
         good = [one for one in held if any(one.address in network for network in networks)]

@@ -29,7 +29,6 @@ class WorkerState:
 
     applies: int = 0
     failed_applies: int = 0
-    last_seconds: float = 0.0
     total_seconds: float = 0.0
     first_seconds: float | None = None
     busy_since: float | None = None
@@ -136,7 +135,6 @@ class DriverWorker(threading.Thread):
             state.busy_since = None
         seconds = time.monotonic() - started
         state.applies += 1
-        state.last_seconds = seconds
         state.total_seconds += seconds
         if state.first_seconds is None:
             state.first_seconds = seconds

@@ -12,17 +12,6 @@ from calico_kernel.errors import CalicoError
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
 
-EXTENSION_HOOKS = (
-    "calico_resource_kinds",
-    "calico_validators",
-    "calico_cli_commands",
-    "calico_endpoint_lifecycle",
-    "calico_local_service",
-    "calico_controller",
-    "calico_metrics",
-    "calico_health_checks",
-)
-
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -120,13 +120,6 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
             stored: R = self._value(record)
         return stored
 
-    def update_status(self, resource: R) -> R:
-        """As ``update``, for a resource whose spec was not touched: the rules of its kind are not asked again."""
-        with _Named(resource):
-            record = self.store.update(key_of(resource), resource, revision=resource.metadata.resource_version)
-            stored: R = self._value(record)
-        return stored
-
     def delete(self, kind: str, name: str, namespace: str = "", *, revision: str | None = None) -> Resource | None:
         """Remove a resource and what goes with it. Returns what was stored, None when that did not decode.
         Raises NotFound, RevisionConflict, NotPermitted (built-in or still in use)."""

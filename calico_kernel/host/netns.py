@@ -6,7 +6,6 @@ A thread that Python starts inherits the namespace of the thread that starts it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -106,8 +105,3 @@ def run_in(name_or_path_or_fd: str | int, work: Callable[[], T]) -> T:
             return work()
 
     return in_thread(inside)
-
-
-def is_missing(exc: OSError) -> bool:
-    """The namespace is gone, or its file is no longer one."""
-    return exc.errno in (errno.ENOENT, errno.EINVAL, errno.ENOTDIR)

@@ -12,9 +12,6 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from calico_kernel.model.endpoints import WorkloadEndpoint
 
-INTERFACE_NAME_MAX = 15
-"""Longest name of a Linux interface (IFNAMSIZ less the final NUL)."""
-
 _LONE_DASH = re.compile(r"--|-")
 
 
@@ -109,12 +106,18 @@ def container_interface_name(container_id: str, *, prefix: str = "cali") -> str:
 
 
 def length_limited_id(prefix: str, suffix: str, limit: int) -> str:
-    """``prefix + suffix``, or, where that is too long, ``prefix_`` and as much of the suffix' SHA-256 as fits.
-    Raises ValueError when not even one character of the hash fits."""
+    """``prefix + suffix``, or ``hashed_id`` where that is too long. A suffix that fills the space exactly and begins
+    with ``_`` is hashed too: it would look like a hashed one. Raises ValueError as ``hashed_id``."""
     suffix = suffix or "_"
     total = len(prefix) + len(suffix)
     if total < limit or (total == limit and not suffix.startswith("_")):
         return prefix + suffix
+    return hashed_id(prefix, suffix, limit)
+
+
+def hashed_id(prefix: str, suffix: str, limit: int) -> str:
+    """``prefix_`` and as much of the suffix' SHA-256 as fits into ``limit`` characters, at most 43.
+    Raises ValueError when not even one character of the hash fits."""
     room = limit - 1 - len(prefix)
     if room <= 0:
         raise ValueError(f"limit {limit} leaves no room after the prefix {prefix!r}")
@@ -127,23 +130,6 @@ def vtep_mac(node: str, *, version: int = 4) -> str:
     text = node if version == 4 else f"{node}-v6"
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).digest()
     return ":".join(f"{byte:02x}" for byte in b"f" + digest[:5])
-
-
-def hostname_hash(node: str) -> str:
-    """Label value that stands for a node's name: base32 of SHA3-256, 52 characters."""
-    return base64.b32encode(hashlib.sha3_256(node.encode()).digest()).rstrip(b"=").decode()
-
-
-def derived_uid(uid: str) -> str:
-    """UID of a resource that stands for another object: the bits of each byte reversed, but for the two bytes that say
-    which sort of UUID it is. Its own inverse. Raises ValueError for what is no UUID."""
-    import uuid
-
-    raw = bytearray(uuid.UUID(uid).bytes)
-    for index, byte in enumerate(raw):
-        if index not in (6, 8):
-            raw[index] = int(f"{byte:08b}"[::-1], 2)
-    return str(uuid.UUID(bytes=bytes(raw)))
 
 
 def cni_handle(network: str, container_id: str) -> str:
@@ -161,25 +147,6 @@ def tunnel_handle(node: str, kind: str) -> str:
         "wireguard-v6": "wireguard-v6-tunnel-addr-",
     }[kind]
     return prefix + node
-
-
-def host_endpoint_name(node: str) -> str:
-    """Name of the host endpoint that is made for a node by itself."""
-    return f"{node}-auto-hep"
-
-
-def block_resource_name(cidr: str) -> str:
-    """Name of a block in the Kubernetes datastore: ``10-65-0-0-26``."""
-    return re.sub(r"[.:/]", "-", cidr)
-
-
-def block_affinity_resource_name(node: str, cidr: str) -> str:
-    """Name of an affinity in the Kubernetes datastore; long node names end in a hash."""
-    block = block_resource_name(cidr)
-    if len(node) + 1 + len(block) < 253:
-        return f"{node}-{block}"
-    digest = hashlib.sha256(f"{node}+{block}".encode()).hexdigest()[:11]
-    return f"{node[: 239 - len(block)]}-{block}-{digest}"
 
 
 def _escape(field: str, value: str) -> str:

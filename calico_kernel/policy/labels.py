@@ -20,7 +20,6 @@ ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
 NAMESPACE_PREFIX = "pcns."
 SERVICE_ACCOUNT_PREFIX = "pcsa."
 NAMESPACE_PROFILE_PREFIX = "kns."
-SERVICE_ACCOUNT_PROFILE_PREFIX = "ksa."
 
 
 def workload_labels(endpoint: WorkloadEndpoint) -> dict[str, str]:

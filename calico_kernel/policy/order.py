@@ -8,17 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.nodestate import PolicyId
-from calico_kernel.model.policy import Tier, TierSpec
+from calico_kernel.model.policy import Tier
 from calico_kernel.policy.effective import EffectivePolicy
-
-BUILTIN_TIERS = (
-    Tier(metadata=ObjectMeta(name="kube-admin"), spec=TierSpec(order=1_000, default_action="Pass")),
-    Tier(metadata=ObjectMeta(name="default"), spec=TierSpec(order=1_000_000, default_action="Deny")),
-    Tier(metadata=ObjectMeta(name="kube-baseline"), spec=TierSpec(order=10_000_000, default_action="Pass")),
-)
-"""What initialisation stores in every datastore; for those who read manifests without one."""
 
 
 def tier_key(name: str, tier: Tier | None) -> tuple[bool, bool, float, str]:

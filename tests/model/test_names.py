@@ -50,21 +50,8 @@ def test_workload_id_joins_namespace_and_third_part() -> None:
 def test_derived_names_equal_calicos() -> None:
     assert names.pod_interface_name("default", "nginx") == "calic440f455693"
     assert names.container_interface_name("gold000000000000") == "caligold0000000"
-    assert names.hostname_hash("node1") == "7DS2CCNJGGLTHBDQLLFO6SX24SY2YDDEG3W2VN556FA2W4DLLV5A"
-    assert names.block_resource_name("fd00::/122") == "fd00---122"
-    assert names.block_affinity_resource_name("n1", "10.65.0.0/26") == "n1-10-65-0-0-26"
     assert names.tunnel_handle("n1", "vxlan") == "vxlan-tunnel-addr-n1"
     assert names.vtep_mac("n1").startswith("66:") and names.vtep_mac("n1") != names.vtep_mac("n1", version=6)
-
-
-def test_derived_uid_is_its_own_inverse() -> None:
-    uid, derived = "00000001-0203-4405-8607-08090a0b0c0d", "00000080-40c0-44a0-86e0-109050d030b0"
-    assert names.derived_uid(uid) == derived and names.derived_uid(derived) == uid
-
-
-def test_long_affinity_name_is_cut_and_hashed_within_the_limit() -> None:
-    name = names.block_affinity_resource_name("n" * 300, "10.65.0.0/26")
-    assert len(name) == 239 + 1 + 1 + 11 and "-10-65-0-0-26-" in name
 
 
 @pytest.mark.parametrize(

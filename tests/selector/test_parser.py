@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calico_kernel.selector import MAX_DEPTH, MAX_LENGTH, LabelRestriction, SelectorError, is_valid, parse
-from calico_kernel.selector.ids import ip_set_name, length_limited_id, named_port_id, service_id
+from calico_kernel.selector.ids import named_port_id, service_id
 
 MATCHES = [
     ("", {}, True),
@@ -181,26 +181,7 @@ def test_equal_texts_give_one_object_and_equal_meanings_equal_selectors() -> Non
     assert len({parse("a == 'b'"), parse('(a == "b")'), parse("has(a)")}) == 2
 
 
-def test_ids_of_named_ports_services_and_sets_are_calicos() -> None:
+def test_ids_of_named_ports_and_services_are_calicos() -> None:
     assert named_port_id(parse("").id, "tcp", "http") == "n:cl9_Kgeu4H0OGLbhovVR3NBLUOZscKeMK1Mu4A"
     assert service_id("default", "web", with_ports=True) == "svc:-B0RxVUwdW1aFEcXPP4q2GF3e68JsTwIe-pf7w"
     assert service_id("default", "web", with_ports=False).startswith("svcnoport:")
-    assert ip_set_name(parse("").id, 4) == "cali40s:5y5I3VdRZfDU01O--xXAPx2"
-
-
-@pytest.mark.parametrize(
-    ("prefix", "suffix", "limit", "expected"),
-    [
-        ("cali-", "fits", 28, "cali-fits"),
-        ("cali-", "", 28, "cali-_"),
-        ("p", "12345", 6, "p12345"),
-        ("p", "_2345", 6, "p_"),
-        ("p", "123456", 6, "p_"),
-    ],
-)
-def test_name_that_does_not_fit_is_replaced_by_a_hash_of_full_length(
-    prefix: str, suffix: str, limit: int, expected: str
-) -> None:
-    name = length_limited_id(prefix, suffix, limit)
-    assert name.startswith(expected)
-    assert name == expected or len(name) == limit

@@ -259,8 +259,6 @@ def kit() -> Any:
     """Builders of states, by attribute."""
 
     class Kit:
-        allow_all = ALLOW_ALL
-
         policy_list = staticmethod(policy_list)
         full = staticmethod(full)
 

@@ -105,15 +105,6 @@ class IpSets:
                 entry.want(set())
                 self._dirty.add(name)
 
-    def ids_gone(self, keep: Collection[str]) -> None:
-        """Remove every set whose id is not in ``keep``."""
-        kept = {set_name(set_id, version) for set_id in keep for version in (4, 6)}
-        for name, entry in self._sets.items():
-            if name not in kept and entry.header is not None:
-                entry.header = None
-                entry.want(set())
-                self._dirty.add(name)
-
     def set_maxelem(self, maxelem: int) -> None:
         if maxelem == self._maxelem:
             return

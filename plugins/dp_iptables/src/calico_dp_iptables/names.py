@@ -14,12 +14,12 @@ from collections.abc import Iterable
 
 import attrs
 
+from calico_kernel.model.names import hashed_id, length_limited_id
 from calico_kernel.model.nodestate import PolicyId, PolicyList
 
 CHAIN_PREFIX = "cali-"
 MAX_CHAIN = 28
 MAX_SET = 31
-MAX_INTERFACE = 15
 
 _SHORT_KINDS = {
     "NetworkPolicy": "np",
@@ -36,12 +36,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_.:@=][A-Za-z0-9_.:@=-]{0,14}\Z")
 
 def _limited(prefix: str, suffix: str, limit: int) -> str:
     """``prefix + suffix``, or a hash in place of a suffix that is too long or holds what a name cannot."""
-    suffix = suffix or "_"
-    total = len(prefix) + len(suffix)
-    if (total < limit or (total == limit and suffix[0] != "_")) and _SAFE.match(suffix):
-        return prefix + suffix
-    digest = base64.urlsafe_b64encode(hashlib.sha256(suffix.encode()).digest()).decode()
-    return f"{prefix}_{digest[: limit - 1 - len(prefix)]}"
+    return length_limited_id(prefix, suffix, limit) if _SAFE.match(suffix or "_") else hashed_id(prefix, suffix, limit)
 
 
 @functools.lru_cache(maxsize=16384)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -137,9 +137,6 @@ class Table:
             [one for hook in hooks.values() for one in (*hook.top, *hook.bottom)],
         )
 
-    def chain_names(self) -> Collection[str]:
-        return self._desired.keys()
-
     def refuse(self, rules: Iterable[Rule]) -> None:
         """The host does not take these; in their place everything is denied."""
         self._refused |= frozenset(rules)
@@ -207,10 +204,6 @@ class Table:
                 changed = True
         self._observed_hooks = dict(observed.hooks)
         return changed
-
-    def mark_all_dirty(self) -> None:
-        self._dirty |= self._desired.keys() | self._observed.keys()
-        self._hooks_dirty |= self._hooks.keys() | self._observed_hooks.keys()
 
     def written(self, done: Transaction) -> None:
         """The transaction is in the kernel."""
