@@ -242,6 +242,44 @@ def test_host_without_ipset_denies_rules_that_need_sets(
     assert world.reaches(first, second) is False  # no profile allows the first to send
 
 
+@pytest.mark.parametrize("how", ["exec sleep 60", "exit 1"])
+def test_sets_that_cannot_be_written_deny_until_they_can(
+    world: Any,
+    make_dataplane: Callable[..., Any],
+    kit: Any,
+    backend: str,
+    wrapped: Callable[..., dict[str, str]],
+    tmp_path: Path,
+    how: str,
+) -> None:
+    first, second, _ = world.pods
+    script = f'[ -e {tmp_path}/broken ] && grep -q create $INPUT && {how}\n"$REAL" "$@" <$INPUT'
+    driver = make_dataplane(programs=wrapped("ipset", script), timeout_s=0.5)
+    (tmp_path / "broken").touch()
+    policy = ns.ActivePolicy(
+        id=ns.PolicyId("GlobalNetworkPolicy", "", "p"),
+        tier="default",
+        inbound=(ns.ParsedRule(action="allow", source=ns.Match(ip_sets=("s:x",))),),
+    )
+    driver.update(
+        kit.full(
+            ip_sets={"s:x": ns.IpSet(id="s:x", kind=ns.IpSetKind.NET, members=(second.ipv4,))},
+            policies={policy.id: policy},
+            workloads={
+                first.id: first.endpoint(kit.policy_list(policy.id, profiles=("allow",))),
+                second.id: second.endpoint(kit.policy_list(profiles=("allow",))),
+            },
+        )
+    )
+    assert driver.apply().failures
+    assert not world.reaches(second, first)
+    assert world.reaches(first, second)
+    os.unlink(tmp_path / "broken")
+    report = driver.apply()
+    assert not report.failures and not report.lacks
+    assert world.reaches(second, first)
+
+
 def test_member_that_ipset_refuses_keeps_no_other_out(
     world: Any, make_dataplane: Callable[..., Any], kit: Any, backend: str
 ) -> None:

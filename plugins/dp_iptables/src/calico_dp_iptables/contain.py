@@ -6,6 +6,7 @@ Writes one chain of its own name that nothing leads to, and takes it away again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -16,6 +17,8 @@ from calico_dp_iptables.programs import ProgramFailed
 from calico_dp_iptables.rules import Rule
 from calico_dp_iptables.table import Transaction
 
+_SET_MISSING = re.compile(r"[Ss]et \S+ does(n't| not) exist")
+"""That is for want of this set now, and no lack of the host."""
 PROBE_CHAIN = "cali-probe"
 
 EFFECTS = {
@@ -41,6 +44,11 @@ def effect_of(feature: str) -> str:
 
 def _accepts(family: Iptables, table: str, texts: Iterable[str]) -> bool:
     """Does the host take these rules? Raises ProgramFailed when that cannot be told."""
+    return not _refusal(family, table, texts)
+
+
+def _refusal(family: Iptables, table: str, texts: Iterable[str]) -> str:
+    """The host's words, or "" when it takes these rules."""
     lines = (f":{PROBE_CHAIN} - -", *(f"-A {PROBE_CHAIN} {text}" for text in texts))
     clear = Transaction(table, (f":{PROBE_CHAIN} - -", f"-X {PROBE_CHAIN}"), {})
     try:
@@ -48,9 +56,9 @@ def _accepts(family: Iptables, table: str, texts: Iterable[str]) -> bool:
     except ProgramFailed as exc:
         if exc.unknown:
             raise
-        return False
+        return exc.reason
     family.start_restore([clear]).finish()
-    return True
+    return ""
 
 
 def is_table_missing(refusal: ProgramFailed) -> bool:
@@ -76,7 +84,8 @@ def missing_features(family: Iptables, table: str, rules: Iterable[Rule]) -> set
         return set()
     if _accepts(family, table, examples.values()):
         return set()
-    return {feature for feature, text in examples.items() if not _accepts(family, table, [text])}
+    words = {feature: _refusal(family, table, [text]) for feature, text in examples.items()}
+    return {feature for feature, said in words.items() if said and not _SET_MISSING.search(said)}
 
 
 def refused_rules(family: Iptables, table: str, rules: Sequence[Rule], *, most: int = 64) -> list[Rule]:

@@ -185,6 +185,7 @@ class Kernel:
         self._routes_timer.set_interval(options.routes_refresh_s, now)
         if self._tables_timer.is_due(now) or self._settling.is_due(now):
             self._read -= {4, 6}
+            self._forget_refusals()
         if self._sets_timer.is_due(now):
             self._read -= {"sets"}
         self._settling.looked(now)
@@ -242,10 +243,22 @@ class Kernel:
         try:
             self._restore_sets(lines)
         except ProgramFailed as exc:
+            if exc.unknown:  # it hangs: the next apply tries again, with everything read anew
+                self.sets.forget_real(touched)
+                self._read.discard("sets")
+                failures.append(Failure(subject="ip sets", reason=exc.reason))
+                return 0
             self._log.warning("ipset restore failed, writing set by set: %s", exc.reason)
             return self._write_sets_singly(touched, failures)
         self.sets.upserts_written(touched)
+        self._forget_refusals()
         return len(lines)
+
+    def _forget_refusals(self) -> None:
+        """What was refused may be taken now, if it was for want of a set."""
+        for owner in self._families.values():
+            for table in owner.tables.values():
+                table.forget_refusals()
 
     def _write_sets_singly(self, touched: Iterable[str], failures: list[Failure]) -> int:
         """One bad member or set must not keep the others out."""

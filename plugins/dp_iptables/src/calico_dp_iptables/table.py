@@ -142,6 +142,12 @@ class Table:
         self._refused |= frozenset(rules)
         self._dirty |= {name for name, own in self._desired.items() if not self._refused.isdisjoint(own)}
 
+    def forget_refusals(self) -> None:
+        """Try them again at the next plan."""
+        if self._refused:
+            self._dirty |= {name for name, own in self._desired.items() if not self._refused.isdisjoint(own)}
+            self._refused = frozenset()
+
     def refused(self) -> list[Rule]:
         """Rules that are wanted and refused."""
         if not self._refused:
