@@ -134,10 +134,6 @@ class DatastoreContract:
         """Store bytes under a path, unchecked, as a broken or newer writer would."""
         raise NotImplementedError
 
-    def opener(self, store: Datastore) -> Callable[[], Datastore] | None:
-        """Something picklable that opens the same datastore in another process; None when there is no such thing."""
-        return None
-
     # ── single records ──
 
     def test_created_record_is_read_back_with_its_revision(self, store: Datastore) -> None:
@@ -478,13 +474,6 @@ class DatastoreContract:
         writers = [threading.Thread(target=write_series, args=(store, f"w{n}", 40)) for n in range(4)]
         self._check_complete(store, watch, writers, 40)
 
-    def test_watch_under_concurrent_processes_has_no_gap_and_no_repeat(self, store: Datastore) -> None:
-        opener = self._opener_or_skip(store)
-        watch = store.watch([ALL_SETS], revision=store.list([ALL_SETS]).revision)
-        context = multiprocessing.get_context("spawn")
-        writers = [context.Process(target=write_series_elsewhere, args=(opener, f"w{n}", 60)) for n in range(3)]
-        self._check_complete(store, watch, writers, 60)
-
     def _check_complete(self, store: Datastore, watch: Watch, writers: Sequence[object], count: int) -> None:
         for writer in writers:
             writer.start()  # type: ignore[attr-defined]
@@ -511,17 +500,6 @@ class DatastoreContract:
             for done in [pool.submit(count_up, store, "n", 25) for _ in range(4)]:
                 done.result()
         assert mark_of(store.get(set_key("n"))) == "100"
-
-    def test_compare_and_swap_by_processes_loses_no_update(self, store: Datastore) -> None:
-        opener = self._opener_or_skip(store)
-        store.create(set_key("n"), network_set("n", 0))
-        context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=count_up_elsewhere, args=(opener, "n", 50)) for _ in range(3)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        assert mark_of(store.get(set_key("n"))) == "150"
 
     def test_one_of_many_concurrent_creates_wins(self, store: Datastore) -> None:
         def attempt(number: int) -> bool:
@@ -570,8 +548,28 @@ class DatastoreContract:
         store.close()
         store.close()
 
-    def _opener_or_skip(self, store: Datastore) -> Callable[[], Datastore]:
+
+class SharedDatastoreContract(DatastoreContract):
+    """For a datastore that several processes open at once: all of the above, and what they may expect of each other."""
+
+    def opener(self, store: Datastore) -> Callable[[], Datastore]:
+        """Something picklable that opens the same datastore in another process."""
+        raise NotImplementedError
+
+    def test_watch_under_concurrent_processes_has_no_gap_and_no_repeat(self, store: Datastore) -> None:
         opener = self.opener(store)
-        if opener is None:
-            pytest.skip("this datastore lives in one process")
-        return opener
+        watch = store.watch([ALL_SETS], revision=store.list([ALL_SETS]).revision)
+        context = multiprocessing.get_context("spawn")
+        writers = [context.Process(target=write_series_elsewhere, args=(opener, f"w{n}", 60)) for n in range(3)]
+        self._check_complete(store, watch, writers, 60)
+
+    def test_compare_and_swap_by_processes_loses_no_update(self, store: Datastore) -> None:
+        opener = self.opener(store)
+        store.create(set_key("n"), network_set("n", 0))
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=count_up_elsewhere, args=(opener, "n", 50)) for _ in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert mark_of(store.get(set_key("n"))) == "150"

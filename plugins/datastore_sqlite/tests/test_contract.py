@@ -13,10 +13,10 @@ import pytest
 from calico_datastore_sqlite.settings import SqliteSettings
 from calico_datastore_sqlite.store import SqliteDatastore
 from calico_kernel.hookspecs import Datastore
-from calico_kernel.testing.datastore import DatastoreContract
+from calico_kernel.testing.datastore import SharedDatastoreContract
 
 
-class TestSqliteDatastore(DatastoreContract):
+class TestSqliteDatastore(SharedDatastoreContract):
     @pytest.fixture(autouse=True)
     def _remember(self, tmp_path: Path) -> None:
         self.file = tmp_path / "calico.db"

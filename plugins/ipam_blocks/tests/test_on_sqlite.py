@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,22 @@ class TestBlocksIpamOnSqlite(IpamContract):
     def datastore(self, tmp_path: Path) -> Iterator[Datastore]:
         from calico_datastore_sqlite.settings import SqliteSettings
 
-        store: Datastore = sqlite.SqliteDatastore(SqliteSettings(path=str(tmp_path / "calico.db"), durability="normal"))
+        self.file = tmp_path / "calico.db"
+        store: Datastore = sqlite.SqliteDatastore(SqliteSettings(path=str(self.file), durability="normal"))
         add_node(store, "n1", rack="a")
         add_node(store, "n2", rack="b")
         yield store
         store.close()
+
+    @contextmanager
+    def outage(self, datastore: Datastore) -> Iterator[None]:
+        """The file is moved away."""
+        file = self.file
+        away = file.rename(file.with_suffix(".away"))
+        try:
+            yield
+        finally:
+            away.rename(file)
 
     @pytest.fixture
     def ipam(self, datastore: Datastore) -> Ipam:
