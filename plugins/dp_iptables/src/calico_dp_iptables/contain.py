@@ -17,8 +17,10 @@ from calico_dp_iptables.programs import ProgramFailed
 from calico_dp_iptables.rules import Rule
 from calico_dp_iptables.table import Transaction
 
-_SET_MISSING = re.compile(r"[Ss]et \S+ does(n't| not) exist")
-"""That is for want of this set now, and no lack of the host."""
+_PASSING = re.compile(
+    r"[Ss]et \S+ does(n't| not) exist|xtables lock|temporarily unavailable|Interrupted|Device or resource"
+)
+"""For want of a set just now, or of somebody else's lock: no lack of the host."""
 PROBE_CHAIN = "cali-probe"
 
 EFFECTS = {
@@ -85,7 +87,7 @@ def missing_features(family: Iptables, table: str, rules: Iterable[Rule]) -> set
     if _accepts(family, table, examples.values()):
         return set()
     words = {feature: _refusal(family, table, [text]) for feature, text in examples.items()}
-    return {feature for feature, said in words.items() if said and not _SET_MISSING.search(said)}
+    return {feature for feature, said in words.items() if said and not _PASSING.search(said)}
 
 
 def refused_rules(family: Iptables, table: str, rules: Sequence[Rule], *, most: int = 64) -> list[Rule]:
