@@ -23,7 +23,6 @@ from calico_kernel.calc.config import Configuration
 from calico_kernel.calc.endpoints import LocalEndpoints, local_host_endpoint, local_workload
 from calico_kernel.calc.ipsets import IpSets
 from calico_kernel.calc.items import Items, NamedPort, Nets, Ports
-from calico_kernel.calc.labels import NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT
 from calico_kernel.calc.nodes import Nodes
 from calico_kernel.calc.policies import KINDS, STAGED_KUBERNETES, Policies
 from calico_kernel.calc.pools import Pools
@@ -40,10 +39,18 @@ from calico_kernel.model.nodestate import Delta, EncapsulationNeeds, MapDelta, P
 from calico_kernel.model.policy import Profile, StagedKubernetesNetworkPolicy, Tier
 from calico_kernel.model.records import Malformed, Value
 from calico_kernel.model.services import KubernetesEndpointSlice
+from calico_kernel.model.wellknown import (
+    NAMESPACE_LABEL,
+    NAMESPACE_LABEL_PREFIX,
+    NAMESPACE_PROFILE_PREFIX,
+    ORCHESTRATOR_LABEL,
+    SERVICE_ACCOUNT_LABEL,
+    SERVICE_ACCOUNT_LABEL_PREFIX,
+)
 from calico_kernel.policy.effective import protocol_number
-from calico_kernel.policy.labels import NAMESPACE_PREFIX, NAMESPACE_PROFILE_PREFIX, SERVICE_ACCOUNT_PREFIX
 
-_AUTOMATIC = frozenset((NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT))
+_INHERITED = (NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_LABEL_PREFIX)
+_AUTOMATIC = frozenset((NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL))
 _PORT_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 
 _KINDS = (
@@ -318,7 +325,7 @@ class Calculator:
         labels: Mapping[str, str] = value.metadata.labels
         profiles: tuple[str, ...] = ()
         if key.namespace:
-            labels = {label: text for label, text in labels.items() if label != NAMESPACE}
+            labels = {label: text for label, text in labels.items() if label != NAMESPACE_LABEL}
             profiles = (NAMESPACE_PROFILE_PREFIX + key.namespace,)
         self._items.put(name, labels, (key.namespace, "", "", profiles), nets[0] if len(nets) == 1 else nets, ())
         self._network_sets.add(name)
@@ -384,16 +391,14 @@ def _as_tuple(nets: Nets) -> tuple[str, ...]:
 
 def _is_clean(names: tuple[str, ...]) -> bool:
     """Whether a workload endpoint may bring all these labels itself."""
-    return not any(name.startswith((NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX)) or name in _AUTOMATIC for name in names)
+    return not any(name.startswith(_INHERITED) or name in _AUTOMATIC for name in names)
 
 
 def _own_labels(
     labels: Mapping[str, str], namespace: str, orchestrator: str, service_account: str
 ) -> Mapping[str, str]:
     """Without what only profiles may give, and without what follows from the endpoint's identity."""
-    known = {NAMESPACE: namespace, ORCHESTRATOR: orchestrator, SERVICE_ACCOUNT: service_account}
+    known = {NAMESPACE_LABEL: namespace, ORCHESTRATOR_LABEL: orchestrator, SERVICE_ACCOUNT_LABEL: service_account}
     return {
-        label: value
-        for label, value in labels.items()
-        if not label.startswith((NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX)) and not known.get(label)
+        label: value for label, value in labels.items() if not label.startswith(_INHERITED) and not known.get(label)
     }

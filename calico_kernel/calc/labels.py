@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 from pyroaring import BitMap
 
+from calico_kernel.model.wellknown import NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL
+
 Ids = int | BitMap | None
 """A set of item ids: None, the only one, or a bitmap. Most sets that are kept hold one."""
 
@@ -130,10 +132,6 @@ class LabelSets:
 ContextKey = tuple[str, str, str, tuple[str, ...]]
 """(namespace, orchestrator, service account, profile names); "" where the item has none."""
 
-NAMESPACE = "projectcalico.org/namespace"
-ORCHESTRATOR = "projectcalico.org/orchestrator"
-SERVICE_ACCOUNT = "projectcalico.org/serviceaccount"
-
 
 class Contexts:
     """Interned contexts in parallel columns, and the profiles' labels that they merge."""
@@ -214,11 +212,11 @@ class Contexts:
             if encoded:
                 merged.update(self._decode(encoded))
         if namespace:
-            merged[NAMESPACE] = namespace
+            merged[NAMESPACE_LABEL] = namespace
         if orchestrator:
-            merged[ORCHESTRATOR] = orchestrator
+            merged[ORCHESTRATOR_LABEL] = orchestrator
         if service_account:
-            merged[SERVICE_ACCOUNT] = service_account
+            merged[SERVICE_ACCOUNT_LABEL] = service_account
         return merged
 
     def with_profile(self, profile: str) -> list[int]:

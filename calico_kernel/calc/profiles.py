@@ -16,7 +16,8 @@ from calico_kernel.calc.rules import ALLOW, DENY, RuleParser
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.nodestate import ActiveProfile
 from calico_kernel.model.policy import Profile, ProfileSpec
-from calico_kernel.policy.effective import ALLOW_ALL_PROFILE, effective_profile
+from calico_kernel.model.wellknown import DEFAULT_ALLOW_PROFILE
+from calico_kernel.policy.effective import effective_profile
 
 
 class Profiles:
@@ -82,7 +83,7 @@ class Profiles:
 
     def _active(self, name: str) -> tuple[ActiveProfile, tuple[SetSpec, ...], str]:
         if not self._known(name):
-            rules = ALLOW if name == ALLOW_ALL_PROFILE else DENY
+            rules = ALLOW if name == DEFAULT_ALLOW_PROFILE else DENY
             return ActiveProfile(name=name, inbound=rules, outbound=rules), (), ""
         stored = self._stored.get(name)
         spec = self._packer.unpack(stored, ProfileSpec) if stored else ProfileSpec()

@@ -18,6 +18,7 @@ import msgspec
 
 from calico_kernel.client.common import key_of, name_of, refusal
 from calico_kernel.errors import AlreadyExists, ValidationError
+from calico_kernel.model import wellknown
 from calico_kernel.model.keys import BlockQuery, ResourceKey
 from calico_kernel.model.meta import ObjectMeta, Resource
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Resource)
 
-DEFAULT_ALLOW_PROFILE = "projectcalico-default-allow"
-PROTECTED_TIERS = frozenset({"default", "kube-admin", "kube-baseline"})
 TIERED = ("NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy")
 ONLY_DEFAULT = frozenset({"KubeControllersConfiguration", "ClusterInformation", "IPAMConfiguration"})
 READ_ONLY = frozenset({"ClusterInformation", "BlockAffinity", "LiveMigration"})
@@ -48,9 +47,9 @@ def before_create(client: Client, resource: Resource) -> None:
     spec: Any = getattr(resource, "spec", None)
     if resource.kind in TIERED:
         client.get("Tier", spec.tier or "default")
-    elif resource.kind == "Profile" and resource.metadata.name == DEFAULT_ALLOW_PROFILE:
+    elif resource.kind == "Profile" and resource.metadata.name == wellknown.DEFAULT_ALLOW_PROFILE:
         raise AlreadyExists(
-            what=f"resource already exists: Profile({DEFAULT_ALLOW_PROFILE})",
+            what=f"resource already exists: Profile({wellknown.DEFAULT_ALLOW_PROFILE})",
             kept="the built-in profile",
             todo="give yours another name",
         )
@@ -61,8 +60,8 @@ def before_create(client: Client, resource: Resource) -> None:
 
 
 def before_update(_client: Client, resource: Resource) -> None:
-    if resource.kind == "Profile" and resource.metadata.name == DEFAULT_ALLOW_PROFILE:
-        raise refusal("update", f"Profile({DEFAULT_ALLOW_PROFILE})", "it is built in and cannot be changed")
+    if resource.kind == "Profile" and resource.metadata.name == wellknown.DEFAULT_ALLOW_PROFILE:
+        raise refusal("update", f"Profile({wellknown.DEFAULT_ALLOW_PROFILE})", "it is built in and cannot be changed")
 
 
 def prepare(resource: R) -> R:
@@ -148,7 +147,7 @@ def before_delete(client: Client, key: ResourceKey, revision: str | None) -> str
     """Guards and cascades. Returns the revision to delete at."""
     if key.kind in READ_ONLY:
         raise refusal("delete", key.kind, "resource is readonly")
-    if key.kind == "Profile" and key.name == DEFAULT_ALLOW_PROFILE:
+    if key.kind == "Profile" and key.name == wellknown.DEFAULT_ALLOW_PROFILE:
         raise refusal("delete", f"Profile({key.name})", "it is built in and cannot be deleted")
     if key.kind == "Tier":
         _guard_tier(client, key.name)
@@ -164,7 +163,7 @@ def before_delete(client: Client, key: ResourceKey, revision: str | None) -> str
 
 
 def _guard_tier(client: Client, name: str) -> None:
-    if name in PROTECTED_TIERS:
+    if name in wellknown.TIERS:
         raise refusal("delete", f"Tier({name})", f"cannot delete the {name} tier")
     for kind in TIERED:
         for policy in client.list(kind).items:
@@ -181,8 +180,8 @@ def after_read(resource: Any) -> Any:
     """Defaults of what older writers left out: pools, tiers, and the tier label of policies."""
     if resource.kind in {"IPPool", "Tier"}:
         return prepare(resource)
-    if resource.kind in TIERED and "projectcalico.org/tier" not in resource.metadata.labels:
-        labels = {**resource.metadata.labels, "projectcalico.org/tier": resource.spec.tier or "default"}
+    if resource.kind in TIERED and wellknown.TIER_LABEL not in resource.metadata.labels:
+        labels = {**resource.metadata.labels, wellknown.TIER_LABEL: resource.spec.tier or "default"}
         return msgspec.structs.replace(resource, metadata=msgspec.structs.replace(resource.metadata, labels=labels))
     return resource
 
@@ -196,7 +195,7 @@ def built_ins(kind: str) -> list[Any]:
     allow = (Rule(action="Allow"),)
     return [
         Profile(
-            metadata=ObjectMeta(name=DEFAULT_ALLOW_PROFILE, resource_version="1"),
+            metadata=ObjectMeta(name=wellknown.DEFAULT_ALLOW_PROFILE, resource_version="1"),
             spec=ProfileSpec(ingress=allow, egress=allow),
         )
     ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from calico_kernel.errors import AlreadyExists, NotFound, RevisionConflict
+from calico_kernel.model import wellknown
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.policy import Tier, TierSpec
 
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
     from calico_kernel.client.client import Client
 
 TRIES = 10
-TIERS = {
-    "default": TierSpec(order=1000000, default_action="Deny"),
-    "kube-admin": TierSpec(order=1000, default_action="Pass"),
-    "kube-baseline": TierSpec(order=10000000, default_action="Pass"),
-}
+TIERS = {name: TierSpec(order=order, default_action=action) for name, (order, action) in wellknown.TIERS.items()}
 """The tiers that every cluster has."""
 
 

@@ -12,10 +12,8 @@ from msgspec.structs import replace
 
 from calico_kernel.model.codec import whole
 from calico_kernel.model.meta import Resource
+from calico_kernel.model.wellknown import NAMESPACE_LABEL, ORCHESTRATOR_LABEL, TIER_LABEL
 
-TIER_LABEL = "projectcalico.org/tier"
-NAMESPACE_LABEL = "projectcalico.org/namespace"
-ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
 DEFAULT_TIER_ORDER = 1_000_000
 
 R = TypeVar("R", bound=Resource)

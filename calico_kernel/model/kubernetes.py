@@ -45,13 +45,15 @@ from calico_kernel.model.policy import (
     StagedNetworkPolicy,
     StagedNetworkPolicySpec,
 )
+from calico_kernel.model.wellknown import (
+    KUBERNETES_POLICY_PREFIX,
+    NAME_LABEL,
+    NAMESPACE_LABEL_PREFIX,
+    NAMESPACE_PROFILE_PREFIX,
+    SERVICE_ACCOUNT_LABEL_PREFIX,
+    SERVICE_ACCOUNT_PROFILE_PREFIX,
+)
 
-POLICY_PREFIX = "knp.default."
-NAMESPACE_PREFIX = "kns."
-SERVICE_ACCOUNT_PREFIX = "ksa."
-NAMESPACE_LABEL_PREFIX = "pcns."
-SERVICE_ACCOUNT_LABEL_PREFIX = "pcsa."
-NAME_LABEL = "projectcalico.org/name"
 POLICY_ORDER = 1000
 
 Problems = list[tuple[str, str]]
@@ -85,11 +87,11 @@ def convert(document: Mapping[str, Any]) -> Converted:
 
 
 def namespace_profile_name(namespace: str) -> str:
-    return NAMESPACE_PREFIX + namespace
+    return NAMESPACE_PROFILE_PREFIX + namespace
 
 
 def service_account_profile_name(namespace: str, name: str) -> str:
-    return f"{SERVICE_ACCOUNT_PREFIX}{namespace or 'default'}.{name}"
+    return f"{SERVICE_ACCOUNT_PROFILE_PREFIX}{namespace or 'default'}.{name}"
 
 
 # ── profiles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +162,8 @@ def network_policy(document: Mapping[str, Any]) -> Converted:
     except ValueError as exc:
         raise ValidationError(describe(document), [("spec.podSelector", str(exc))]) from exc
     meta = ObjectMeta(
-        name=POLICY_PREFIX + _named(document, policy.metadata.name), namespace=policy.metadata.namespace or "default"
+        name=KUBERNETES_POLICY_PREFIX + _named(document, policy.metadata.name),
+        namespace=policy.metadata.namespace or "default",
     )
     return Converted(NetworkPolicy(metadata=meta, spec=NetworkPolicySpec(**converted)), problems)
 

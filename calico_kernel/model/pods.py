@@ -27,6 +27,7 @@ from calico_kernel.model.kubernetes import (
 )
 from calico_kernel.model.meta import ObjectMeta, Wire
 from calico_kernel.model.names import EndpointIds, pod_interface_name, workload_endpoint_name
+from calico_kernel.model.wellknown import NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL
 
 POD_IP = "cni.projectcalico.org/podIP"
 POD_IPS = "cni.projectcalico.org/podIPs"
@@ -154,9 +155,9 @@ def workload_endpoint(document: Mapping[str, Any], *, interface_prefix: str = "c
 
 def endpoint_labels(namespace: str, labels: Mapping[str, str], service_account: str) -> dict[str, str]:
     """A pod's labels and those that Calico adds. A service account of 63 characters or more gets none here."""
-    added = {"projectcalico.org/namespace": namespace, "projectcalico.org/orchestrator": "k8s"}
+    added = {NAMESPACE_LABEL: namespace, ORCHESTRATOR_LABEL: "k8s"}
     if service_account and len(service_account) < 63:
-        added["projectcalico.org/serviceaccount"] = service_account
+        added[SERVICE_ACCOUNT_LABEL] = service_account
     return {**labels, **added}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from calico_kernel.model import formats
 from calico_kernel.model.meta import Resource
+from calico_kernel.model.wellknown import NAMESPACE_LABEL, TIERS
 
 Found = Iterator[tuple[str, str]]
 
@@ -26,11 +27,6 @@ _ICMP = ("ICMP", 1)
 _ICMPV6 = ("ICMPv6", 58)
 _MAX_ROUTE_TABLES = 0xFFFF
 _MAX_ROUTE_TABLE = 0xFFFFFFFF
-_WELL_KNOWN_TIERS = {
-    "default": (1_000_000, "Deny"),
-    "kube-admin": (1000, "Pass"),
-    "kube-baseline": (10_000_000, "Pass"),
-}
 
 
 def name_problems(resource: Resource) -> list[tuple[str, str]]:
@@ -231,7 +227,7 @@ def _families(rule: Any, path: str) -> Found:
 
 
 def _tier(tier: Any) -> Found:
-    known = _WELL_KNOWN_TIERS.get(tier.metadata.name)
+    known = TIERS.get(tier.metadata.name)
     if known is None:
         return
     order, action = known
@@ -242,7 +238,7 @@ def _tier(tier: Any) -> Found:
 
 
 def _network_set(networks: Any) -> Found:
-    if "projectcalico.org/namespace" in networks.metadata.labels:
+    if NAMESPACE_LABEL in networks.metadata.labels:
         yield "metadata.labels", "projectcalico.org/namespace is set by Calico and cannot be given"
 
 

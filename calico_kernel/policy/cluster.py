@@ -22,9 +22,9 @@ from calico_kernel.model.meta import Resource
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSet
 from calico_kernel.model.policy import GlobalNetworkPolicy, NetworkPolicy, Profile, Tier
 from calico_kernel.model.services import KubernetesEndpointSlice
+from calico_kernel.model.wellknown import DEFAULT_ALLOW_PROFILE
 from calico_kernel.policy.effective import (
     ALLOW_ALL,
-    ALLOW_ALL_PROFILE,
     PROTOCOL_NUMBERS,
     EffectivePolicy,
     EffectiveProfile,
@@ -251,7 +251,9 @@ class Cluster:
             tiers=_ordered_tiers(policies, {r.metadata.name: r for r in found if isinstance(r, Tier)}),
             profiles={
                 **{name: effective_profile(profile) for name, profile in profiles.items()},
-                ALLOW_ALL_PROFILE: EffectiveProfile(name=ALLOW_ALL_PROFILE, inbound=ALLOW_ALL, outbound=ALLOW_ALL),
+                DEFAULT_ALLOW_PROFILE: EffectiveProfile(
+                    name=DEFAULT_ALLOW_PROFILE, inbound=ALLOW_ALL, outbound=ALLOW_ALL
+                ),
             },
             # A workload without an address does not exist for policy.
             workloads=with_inherited([endpoint for endpoint in workloads if endpoint.addresses]),

@@ -32,11 +32,11 @@ from calico_kernel.model.policy import (
     StagedGlobalNetworkPolicy,
     StagedNetworkPolicy,
 )
-from calico_kernel.policy.labels import (
+from calico_kernel.model.wellknown import (
     NAMESPACE_LABEL,
-    NAMESPACE_PREFIX,
+    NAMESPACE_LABEL_PREFIX,
     SERVICE_ACCOUNT_LABEL,
-    SERVICE_ACCOUNT_PREFIX,
+    SERVICE_ACCOUNT_LABEL_PREFIX,
 )
 from calico_kernel.selector import Selector, SelectorError, parse
 
@@ -44,8 +44,6 @@ Network = IPv4Network | IPv6Network
 PolicyResource = NetworkPolicy | GlobalNetworkPolicy | StagedNetworkPolicy | StagedGlobalNetworkPolicy
 
 DEFAULT_TIER = "default"
-ALLOW_ALL_PROFILE = "projectcalico-default-allow"
-"""Built in: allows everything both ways; never stored."""
 
 PROTOCOL_NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "udplite": 136}
 PROTOCOL_NAMES = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP", 136: "UDPLite"}
@@ -246,16 +244,16 @@ def policy_selector_text(policy: PolicyResource) -> str:
     if isinstance(policy, GlobalNetworkPolicy | StagedGlobalNetworkPolicy):
         namespaces = getattr(spec, "namespace_selector", "")
         if namespaces:
-            text = _and_prefixed(text, namespaces, NAMESPACE_PREFIX).replace("all()", f"has({NAMESPACE_LABEL})")
+            text = _and_prefixed(text, namespaces, NAMESPACE_LABEL_PREFIX).replace("all()", f"has({NAMESPACE_LABEL})")
         if spec.service_account_selector:
-            text = _and_prefixed(text, spec.service_account_selector, SERVICE_ACCOUNT_PREFIX)
+            text = _and_prefixed(text, spec.service_account_selector, SERVICE_ACCOUNT_LABEL_PREFIX)
             text = text.replace("all()", f"has({SERVICE_ACCOUNT_LABEL})")
         return text
     if policy.metadata.namespace:
         own_namespace = f"{NAMESPACE_LABEL} == '{policy.metadata.namespace}'"
         text = f"({text}) && {own_namespace}" if text else own_namespace
     if spec.service_account_selector:
-        text = _and_prefixed(text, spec.service_account_selector, SERVICE_ACCOUNT_PREFIX)
+        text = _and_prefixed(text, spec.service_account_selector, SERVICE_ACCOUNT_LABEL_PREFIX)
     return text
 
 
@@ -283,7 +281,7 @@ def entity_selector_text(entity: EntityRule, namespace: str) -> str:
 
 def _namespaces_text(namespace_selector: str, namespace: str) -> str:
     if namespace_selector:
-        text = parse(namespace_selector).prefixed(NAMESPACE_PREFIX).text
+        text = parse(namespace_selector).prefixed(NAMESPACE_LABEL_PREFIX).text
         return text.replace("all()", f"has({NAMESPACE_LABEL})").replace("global()", f"!has({NAMESPACE_LABEL})")
     return f"{NAMESPACE_LABEL} == '{namespace}'" if namespace else ""
 
@@ -291,7 +289,7 @@ def _namespaces_text(namespace_selector: str, namespace: str) -> str:
 def _service_accounts_text(accounts: ServiceAccountMatch | None) -> str:
     if accounts is None:
         return ""
-    selected = parse(accounts.selector).prefixed(SERVICE_ACCOUNT_PREFIX).text if accounts.selector else ""
+    selected = parse(accounts.selector).prefixed(SERVICE_ACCOUNT_LABEL_PREFIX).text if accounts.selector else ""
     if not accounts.names:
         return selected
     names = ", ".join(f"'{name}'" for name in accounts.names)

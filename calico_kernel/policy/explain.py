@@ -19,10 +19,10 @@ import attrs
 
 from calico_kernel.errors import NotFound
 from calico_kernel.model.nodestate import PolicyId
+from calico_kernel.model.wellknown import DEFAULT_ALLOW_PROFILE
 from calico_kernel.policy.cluster import Address, Cluster, Endpoint, OrderedTier
 from calico_kernel.policy.effective import (
     ALLOW_ALL,
-    ALLOW_ALL_PROFILE,
     DEFAULT_TIER,
     EffectivePolicy,
     EffectiveProfile,
@@ -193,7 +193,7 @@ def _ways_to_allow(step: Step, packet: Packet, cluster: Cluster) -> Iterator[Edi
     elif not step.profiles:
         yield (
             f"select {step.endpoint} by a policy that allows it, or give it a profile that does",
-            _with_profile(cluster, step.endpoint, ALLOW_ALL_PROFILE),
+            _with_profile(cluster, step.endpoint, DEFAULT_ALLOW_PROFILE),
         )
     else:
         name = step.profiles[-1].name

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping
 
 from calico_kernel.model.endpoints import HostEndpoint, WorkloadEndpoint
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSet
-
-NAMESPACE_LABEL = "projectcalico.org/namespace"
-SERVICE_ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
-ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
-NAMESPACE_PREFIX = "pcns."
-SERVICE_ACCOUNT_PREFIX = "pcsa."
-NAMESPACE_PROFILE_PREFIX = "kns."
+from calico_kernel.model.wellknown import (
+    NAMESPACE_LABEL,
+    NAMESPACE_LABEL_PREFIX,
+    NAMESPACE_PROFILE_PREFIX,
+    ORCHESTRATOR_LABEL,
+    SERVICE_ACCOUNT_LABEL,
+    SERVICE_ACCOUNT_LABEL_PREFIX,
+)
 
 
 def workload_labels(endpoint: WorkloadEndpoint) -> dict[str, str]:
@@ -27,7 +28,7 @@ def workload_labels(endpoint: WorkloadEndpoint) -> dict[str, str]:
     labels = {
         label: value
         for label, value in endpoint.metadata.labels.items()
-        if not label.startswith((NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX))
+        if not label.startswith((NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_LABEL_PREFIX))
     }
     if endpoint.metadata.namespace:
         labels[NAMESPACE_LABEL] = endpoint.metadata.namespace
