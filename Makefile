@@ -19,5 +19,10 @@ test:
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/tox run -q
 
+lock:
+	@$(PYTHON) -m venv --clear build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.in
+	@build/lock/bin/python -m pip freeze --all --exclude pip > requirements.lock
+
 clean:
 	rm -rf $(VENV) .tox build dist

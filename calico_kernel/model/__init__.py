@@ -12,5 +12,6 @@ to selectors, policy and calc.
     kubernetes, pods         Kubernetes objects as Calico's
     felix_parameters, felix_resolve    agent configuration out of its layers
     names, formats, durations, schema  names derived from names; single values; field descriptions
+    wellknown                labels, prefixes, profiles and tiers that mean something by themselves
     nodestate                what one node must do (made by calc)
 """
