@@ -1,20 +1,23 @@
 """Make one IP version of this host agree with ``Wanted``: device, tunnel ends, routes. All that is ours is marked.
 
-Ours are the device by its name and kind, every entry on it, and routes of our protocol number in the main table. Order:
-device, forwarding entries and neighbours, then routes; removals the other way round.
+In:    ``Wanted``, from ``calico_encap_vxlan.desired``.   Out: rtnetlink batches, and an ``Outcome``.
+Ours:  the device by its name and kind, every entry on it, and routes of our protocol number in the main table.
+Order: device, forwarding entries, neighbours, then routes; removals the other way round
+       (``calico_kernel.reconcile.ordered``).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address, ip_network
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 
 from calico_encap_vxlan.desired import OVERHEAD_BYTES, Device, Wanted
 from calico_encap_vxlan.settings import VxlanSettings
+from calico_kernel.errors import CalicoError, DataplaneError
 from calico_kernel.hookspecs import Failure
 from calico_kernel.host import nlwire
 from calico_kernel.host.netlink import (
@@ -39,8 +42,9 @@ from calico_kernel.host.netlink import (
     replace_route,
     set_link,
 )
+from calico_kernel.reconcile.ordered import Reconciler, apply_in_order
+from calico_kernel.reconcile.tracker import DeltaTracker
 
-K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 GONE = {errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL}
 
@@ -61,12 +65,16 @@ def reconcile(netlink: Netlink, version: int, wanted: Wanted, settings: VxlanSet
     parent = _bearer(netlink, wanted.device.underlay) if wanted.device is not None else None
     device = _device(netlink, name, wanted.device, parent, outcome)
     outcome.ifindex = device.index if device is not None else 0
-    ends, stale_ends = _tunnel_ends(netlink, version, wanted, outcome.ifindex)
-    _write(netlink, ends, outcome)
-    changed, stale = _routes(netlink, version, wanted, settings, outcome)
-    _write(netlink, changed, outcome)
-    _write(netlink, stale, outcome)
-    _write(netlink, stale_ends, outcome)
+    kinds: list[_Entries[FdbEntry] | _Entries[Neighbour] | _Entries[RouteEntry]] = []
+    if outcome.ifindex:
+        kinds += (
+            _forwarding(netlink, wanted, outcome.ifindex),
+            _neighbours(netlink, version, wanted, outcome.ifindex),
+        )
+    kinds.append(_routes(netlink, version, wanted, settings, outcome))
+    for (_, subject), error in apply_in_order(kinds).failed.items():
+        outcome.failures.append(Failure(subject=subject, reason=error.what))
+    outcome.changes += sum(kind.changes for kind in kinds)
     return outcome
 
 
@@ -87,6 +95,37 @@ def _write(netlink: Netlink, requests: Mapping[str, Request], outcome: Outcome) 
             outcome.changes += 1
         elif not (subject.startswith("remove ") and error.errno in GONE):
             outcome.failures.append(Failure(subject=subject, reason=str(error)))
+
+
+class _Entries(Reconciler, Generic[V]):
+    """One kind of entry, by its address, prefix or MAC: what is pending goes out in one batch."""
+
+    def __init__(self, name: str, netlink: Netlink, put: Callable[[V], Request], drop: Callable[[V], Request]) -> None:
+        self.name = name
+        self.tracker: DeltaTracker[str, V] = DeltaTracker()
+        self.changes = 0
+        self._netlink, self._put, self._drop = netlink, put, drop
+
+    def write(self) -> Mapping[str, CalicoError]:
+        upserts = self.tracker.upserts
+        return self._execute({f"{self.name} {key}": self._put(value) for key, value in upserts.items()})
+
+    def prune(self) -> Mapping[str, CalicoError]:
+        return self._remove(self.tracker.removes)
+
+    def _remove(self, entries: Mapping[str, V]) -> Mapping[str, CalicoError]:
+        requests = {f"remove {self.name} {key}": self._drop(value) for key, value in entries.items()}
+        return self._execute(requests, fine=GONE)
+
+    def _execute(self, requests: Mapping[str, Request], fine: Collection[int] = ()) -> dict[str, CalicoError]:
+        failed: dict[str, CalicoError] = {}
+        answers = self._netlink.execute(list(requests.values())) if requests else []
+        for subject, error in zip(requests, answers, strict=True):
+            if error is None:
+                self.changes += 1
+            elif error.errno not in fine:
+                failed[subject] = DataplaneError(what=str(error), todo="the next apply tries again")
+        return failed
 
 
 # ── the device ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,64 +195,56 @@ def _addresses(netlink: Netlink, link: Link, address: str, outcome: Outcome) -> 
 # ── tunnel ends ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _difference(
-    desired: Mapping[K, V],
-    observed: Mapping[K, V],
-    said: Callable[[K], str],
-    put: Callable[[V], Request],
-    drop: Callable[[V], Request],
-) -> tuple[dict[str, Request], dict[str, Request]]:
-    puts = {said(key): put(value) for key, value in desired.items() if observed.get(key) != value}
-    drops = {f"remove {said(key)}": drop(value) for key, value in observed.items() if key not in desired}
-    return puts, drops
+def _forwarding(netlink: Netlink, wanted: Wanted, ifindex: int) -> _Entries[FdbEntry]:
+    kind = _Entries("forwarding entry of", netlink, replace_fdb, delete_fdb)
+    kind.tracker.want_exactly({peer.mac: FdbEntry(ifindex, peer.mac, peer.underlay) for peer in wanted.peers})
+    kind.tracker.saw_exactly({entry.mac: entry for entry in netlink.fdb(ifindex) if entry.destination})
+    return kind
 
 
-def _tunnel_ends(
-    netlink: Netlink, version: int, wanted: Wanted, ifindex: int
-) -> tuple[dict[str, Request], dict[str, Request]]:
-    if not ifindex:
-        return {}, {}
-    forwarding = {peer.mac: FdbEntry(ifindex, peer.mac, peer.underlay) for peer in wanted.peers}
-    neighbours = {peer.address: Neighbour(ifindex, peer.address, peer.mac) for peer in wanted.peers}
-    puts, drops = _difference(
-        forwarding,
-        {entry.mac: entry for entry in netlink.fdb(ifindex) if entry.destination},
-        lambda mac: f"forwarding entry of {mac}",
-        replace_fdb,
-        delete_fdb,
+def _neighbours(netlink: Netlink, version: int, wanted: Wanted, ifindex: int) -> _Entries[Neighbour]:
+    kind = _Entries("neighbour", netlink, replace_neighbour, delete_neighbour)
+    kind.tracker.want_exactly({peer.address: Neighbour(ifindex, peer.address, peer.mac) for peer in wanted.peers})
+    kind.tracker.saw_exactly(
+        {
+            entry.address: entry
+            for entry in netlink.neighbours(ifindex, version=version)
+            if entry.state & nlwire.NUD_PERMANENT and not ip_address(entry.address).is_multicast
+        }
     )
-    observed = {
-        entry.address: entry
-        for entry in netlink.neighbours(ifindex, version=version)
-        if entry.state & nlwire.NUD_PERMANENT and not ip_address(entry.address).is_multicast
-    }
-    more, fewer = _difference(
-        neighbours, observed, lambda address: f"neighbour {address}", replace_neighbour, delete_neighbour
-    )
-    return puts | more, drops | fewer
+    return kind
 
 
 # ── routes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _routes(
-    netlink: Netlink, version: int, wanted: Wanted, settings: VxlanSettings, outcome: Outcome
-) -> tuple[dict[str, Request], dict[str, Request]]:
-    observed: dict[str, RouteEntry] = {}
-    for entry in netlink.routes(version=version, protocol=settings.route_protocol):
-        observed[_canonical(entry.prefix)] = _comparable(entry)
-    desired = {route.prefix: route for route in _entries(netlink, version, wanted, settings, outcome)}
-    puts, drops = _difference(desired, observed, lambda prefix: f"route to {prefix}", replace_route, delete_route)
-    if version == 6:
-        # The kernel cannot turn an IPv6 route with a next hop into a blackhole, or back.
-        for prefix, route in desired.items():
-            old = observed.get(prefix)
-            if old is not None and old.kind != route.kind:
-                _write(netlink, {f"remove route to {prefix}": delete_route(old)}, outcome)
-    return puts, drops
+class _Routes(_Entries[RouteEntry]):
+    def write(self) -> Mapping[str, CalicoError]:
+        """The kernel cannot turn an IPv6 route with a next hop into a blackhole, or back: the old one goes first."""
+        observed = self.tracker.observed
+        other_kind = {
+            prefix: observed[prefix]
+            for prefix, route in self.tracker.upserts.items()
+            if route.version == 6 and prefix in observed and observed[prefix].kind != route.kind
+        }
+        return {**self._remove(other_kind), **super().write()}
 
 
-def _entries(
+def _routes(netlink: Netlink, version: int, wanted: Wanted, settings: VxlanSettings, outcome: Outcome) -> _Routes:
+    kind = _Routes("route to", netlink, replace_route, delete_route)
+    kind.tracker.want_exactly(
+        {route.prefix: route for route in _wanted_routes(netlink, version, wanted, settings, outcome)}
+    )
+    kind.tracker.saw_exactly(
+        {
+            _canonical(entry.prefix): _comparable(entry)
+            for entry in netlink.routes(version=version, protocol=settings.route_protocol)
+        }
+    )
+    return kind
+
+
+def _wanted_routes(
     netlink: Netlink, version: int, wanted: Wanted, settings: VxlanSettings, outcome: Outcome
 ) -> list[RouteEntry]:
     protocol, ifindex = settings.route_protocol, outcome.ifindex
