@@ -1,0 +1,1 @@
+"""etcd datastore for Calico Kernel: the keys and values that Calico keeps there."""

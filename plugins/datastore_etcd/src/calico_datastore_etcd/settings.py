@@ -1,0 +1,92 @@
+"""Settings of the etcd datastore, as they stand under ``datastore:`` in the config file, and Calico's variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from calico_kernel.errors import ConfigError
+
+DEFAULT_ENDPOINT = "http://127.0.0.1:2379"
+
+
+class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One etcd cluster. What is not set here is taken from Calico's variables, named below.
+
+    endpoints:          URLs of the members, comma-separated; the next one serves when one fails (``ETCD_ENDPOINTS``).
+                        Default: ``http://127.0.0.1:2379``.
+    ca_cert_file:       certificates that the members' are checked with; the system's when empty (``ETCD_CA_CERT_FILE``).
+    cert_file:          our certificate, for members that ask for one (``ETCD_CERT_FILE``).
+    key_file:           its key (``ETCD_KEY_FILE``). The three files are read again whenever a connection is refused.
+    username:           a user of etcd (``ETCD_USERNAME``).
+    password:           its password (``ETCD_PASSWORD``); the token it gives is renewed when it ends.
+    dial_timeout_s:     how long a call keeps trying to reach any member before it says "unavailable".
+    request_timeout_s:  how long one request may take once it was sent.
+    """
+
+    endpoints: str = ""
+    ca_cert_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    username: str = ""
+    password: str = ""
+    dial_timeout_s: float = 2.0
+    request_timeout_s: float = 10.0
+
+    def addresses(self) -> list[tuple[bool, str]]:
+        """(TLS?, host:port) of each endpoint. Raises ConfigError naming the one that is wrong."""
+        found = []
+        for url in (self.endpoints or DEFAULT_ENDPOINT).split(","):
+            scheme, separator, address = url.strip().rstrip("/").partition("://")
+            host, colon, port = address.rpartition(":")
+            if scheme not in ("http", "https") or not separator or not host or not colon or not port.isdecimal():
+                raise ConfigError(
+                    what=f"datastore.endpoints: {url.strip()!r} is no URL of an etcd member",
+                    todo="write http://HOST:PORT or https://HOST:PORT, several with commas between",
+                )
+            found.append((scheme == "https", address))
+        return found
+
+
+_VARIABLES = {
+    "endpoints": "ETCD_ENDPOINTS",
+    "ca_cert_file": "ETCD_CA_CERT_FILE",
+    "cert_file": "ETCD_CERT_FILE",
+    "key_file": "ETCD_KEY_FILE",
+    "username": "ETCD_USERNAME",
+    "password": "ETCD_PASSWORD",
+}
+
+
+def with_variables(settings: EtcdSettings, environment: Mapping[str, str]) -> EtcdSettings:
+    """``settings``, completed by Calico's ``ETCD_*`` variables, checked. Raises ConfigError naming the key."""
+    settings = replace(
+        settings,
+        **{
+            name: environment[variable]
+            for name, variable in _VARIABLES.items()
+            if not getattr(settings, name) and environment.get(variable)
+        },
+    )
+    secure = [tls for tls, _ in settings.addresses()]
+    given = [name for name in ("ca_cert_file", "cert_file", "key_file") if getattr(settings, name)]
+    if given and not any(secure):
+        raise ConfigError(
+            what=f"datastore.{given[0]} is set, but every endpoint is http://", todo="write https:// endpoints"
+        )
+    if bool(settings.cert_file) != bool(settings.key_file):
+        raise ConfigError(what="datastore.cert_file and datastore.key_file belong together", todo="set both or neither")
+    if settings.password and not settings.username:
+        raise ConfigError(what="datastore.password is set without datastore.username", todo="set both or neither")
+    for name in given:
+        path = getattr(settings, name)
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as exc:
+            raise ConfigError(
+                what=f"datastore.{name}: {path} cannot be read: {exc.strerror}", todo="correct the path or its mode"
+            ) from exc
+    return settings

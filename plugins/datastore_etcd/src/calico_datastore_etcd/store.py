@@ -1,0 +1,243 @@
+"""The datastore over an etcd cluster.
+
+In:    typed keys and values (calico_kernel.model), from the agent, calicoctl, IPAM and controllers.
+Out:   transactions on keys and values that are byte for byte Calico's; revisions are etcd's, as decimal text.
+Order: every write is one etcd transaction on one key and so one revision, for every client the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from calico_datastore_etcd import proto
+from calico_datastore_etcd.client import EtcdClient
+from calico_datastore_etcd.settings import EtcdSettings
+from calico_datastore_etcd.watch import EtcdWatch
+from calico_kernel.errors import AlreadyExists, DatastoreError, NotFound, RevisionConflict, RevisionTooOld
+from calico_kernel.hookspecs import Datastore, Watch
+from calico_kernel.model import codec, keys
+from calico_kernel.model.keys import Key, Query
+from calico_kernel.model.records import Listing, Record, Value
+
+MAX_VALUE_BYTES = 1_571_840
+"""etcd's default limit for a request is 1.5 MiB; the rest is for the key and the frame."""
+PAGE_KEYS = 5000
+LIST_ATTEMPTS = 3
+"""A list without a revision starts again when its moment is compacted away between two pages."""
+
+
+class EtcdDatastore(Datastore):
+    def __init__(self, settings: EtcdSettings, log: logging.Logger | None = None) -> None:
+        self._log = log or logging.getLogger(__name__)
+        self._client = EtcdClient(settings, self._log)
+
+    # ── writes ──
+
+    def create(self, key: Key, value: Value) -> Record:
+        path, raw = keys.path(key).encode(), encoded(key, value)
+        answer = self._transact(
+            proto.Compare(key=path, target=proto.TARGET_VERSION),  # version 0: there is none
+            proto.RequestOp(request_put=proto.PutRequest(key=path, value=raw)),
+            path,
+        )
+        if not answer.succeeded:
+            there = found_instead(answer)
+            at = f" (revision {there.mod_revision})" if there is not None else ""
+            raise AlreadyExists(what=f"{describe(key)} exists already{at}", todo="update it, or choose another name")
+        return record_of(key, raw, answer.header.revision)
+
+    def update(self, key: Key, value: Value, *, revision: str) -> Record:
+        path, raw = keys.path(key).encode(), encoded(key, value)
+        expected = parse_revision(revision)
+        if not expected:
+            raise conflict(key, self._get(path), revision)
+        answer = self._transact(
+            proto.Compare(key=path, target=proto.TARGET_MOD_REVISION, mod_revision=expected),
+            proto.RequestOp(request_put=proto.PutRequest(key=path, value=raw)),
+            path,
+        )
+        if not answer.succeeded:
+            raise conflict(key, found_instead(answer), revision)
+        return record_of(key, raw, answer.header.revision)
+
+    def put(self, key: Key, value: Value) -> Record:
+        path, raw = keys.path(key).encode(), encoded(key, value)
+        answer = self._client.call("Put", proto.PutRequest(key=path, value=raw), changes=True)
+        return record_of(key, raw, answer.header.revision)
+
+    def delete(self, key: Key, *, revision: str | None = None) -> Record:
+        path = keys.path(key).encode()
+        removal = proto.DeleteRangeRequest(key=path, prev_kv=True)
+        if revision is None:
+            removed = self._client.call("DeleteRange", removal, changes=True)
+        else:
+            expected = parse_revision(revision)
+            if not expected:
+                raise conflict(key, self._get(path), revision)
+            answer = self._transact(
+                proto.Compare(key=path, target=proto.TARGET_MOD_REVISION, mod_revision=expected),
+                proto.RequestOp(request_delete_range=removal),
+                path,
+            )
+            if not answer.succeeded:
+                raise conflict(key, found_instead(answer), revision)
+            removed = answer.responses[0].response_delete_range
+        if not removed.prev_kvs:
+            raise not_found(key)
+        old = removed.prev_kvs[0]
+        return record_of(key, old.value, old.mod_revision)
+
+    def compact(self) -> str:
+        """Make etcd forget all history before now; returns the oldest revision still good for a list. Ordinary use
+        needs no call: etcd's ``--auto-compaction-*`` options do it."""
+        newest: int = self._client.call("Range", proto.RangeRequest(key=keys.ROOT.encode())).header.revision
+        with contextlib.suppress(RevisionTooOld):  # done already
+            self._client.call("Compact", proto.CompactionRequest(revision=newest))
+        return str(newest)
+
+    # ── reads ──
+
+    def get(self, key: Key) -> Record:
+        found = self._get(keys.path(key).encode())
+        if found is None:
+            raise not_found(key)
+        return record_of(key, found.value, found.mod_revision)
+
+    def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
+        moment = 0 if revision is None else parse_revision(revision)
+        if revision is not None and not moment:
+            raise RevisionTooOld(what=f"{revision!r} is not a revision of etcd", todo="list without a revision")
+        for attempt in range(LIST_ATTEMPTS):
+            try:
+                return self._list(queries, moment)
+            except RevisionTooOld:
+                if moment or attempt == LIST_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
+        at = parse_revision(revision)
+        if not at:
+            raise RevisionTooOld(what=f"{revision!r} is not a revision of etcd", todo="list again")
+        return EtcdWatch(self._client, queries, at, record_of)
+
+    def close(self) -> None:
+        self._client.close()
+
+    # ── inside ──
+
+    def _get(self, path: bytes) -> Any:
+        found = self._client.call("Range", proto.RangeRequest(key=path)).kvs
+        return found[0] if found else None
+
+    def _transact(self, compare: Any, operation: Any, path: bytes) -> Any:
+        """One operation if the comparison holds, else what is there."""
+        instead = proto.RequestOp(request_range=proto.RangeRequest(key=path))
+        request = proto.TxnRequest(compare=[compare], success=[operation], failure=[instead])
+        return self._client.call("Txn", request, changes=True)
+
+    def _list(self, queries: Sequence[Query], moment: int) -> Listing:
+        records: list[Record] = []
+        queries = tuple(queries)
+        with collector_resting():
+            for prefix in minimal_prefixes(keys.prefix(query) for query in queries):
+                # Prefixes are sorted and disjoint, so what they give follows each other in order.
+                start, end = prefix.encode(), proto.prefix_end(prefix.encode())
+                while True:
+                    page = self._client.call(
+                        "Range", proto.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=moment)
+                    )
+                    moment = moment or page.header.revision
+                    records.extend(decoded(page.kvs, queries))
+                    if not page.more:
+                        break
+                    start = page.kvs[-1].key + b"\0"
+        if not moment:
+            moment = self._client.call("Range", proto.RangeRequest(key=keys.ROOT.encode())).header.revision
+        return Listing(records, str(moment))
+
+
+def encoded(key: Key, value: Value) -> bytes:
+    raw = codec.encode(value)
+    if len(raw) > MAX_VALUE_BYTES:
+        raise DatastoreError(
+            what=f"{describe(key)} is {len(raw)} bytes, more than the {MAX_VALUE_BYTES} that a record may have",
+            todo="split it into several",
+        )
+    return raw
+
+
+def decoded(found: Iterable[Any], queries: Sequence[Query]) -> Iterator[Record]:
+    for kv in found:
+        key = key_of_path(kv.key)
+        if key is not None and any(keys.matches(query, key) for query in queries):
+            yield record_of(key, kv.value, kv.mod_revision)
+
+
+def key_of_path(path: bytes) -> Key | None:
+    try:
+        return keys.parse(path.decode())
+    except UnicodeDecodeError:
+        return None
+
+
+def found_instead(answer: Any) -> Any:
+    kvs = answer.responses[0].response_range.kvs
+    return kvs[0] if kvs else None
+
+
+def record_of(key: Key, raw: bytes, revision: int) -> Record:
+    at = str(revision)
+    return Record(key, codec.decode(key, raw, revision=at), at)
+
+
+def parse_revision(revision: str) -> int:
+    """0 for what is no revision of etcd."""
+    return int(revision) if revision.isdecimal() and len(revision) < 19 else 0
+
+
+def minimal_prefixes(prefixes: Iterable[str]) -> list[str]:
+    """Sorted, without those that another one covers."""
+    kept: list[str] = []
+    for prefix in sorted(set(prefixes)):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return kept
+
+
+@contextlib.contextmanager
+def collector_resting() -> Iterator[None]:
+    """No cycle collection while many records are built, which all stay: it would look at each of them again and again,
+    for nearly half of the time."""
+    rest = gc.isenabled()
+    if rest:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if rest:
+            gc.enable()
+
+
+def conflict(key: Key, there: Any, revision: str) -> DatastoreError:
+    if there is None:
+        return not_found(key)
+    return RevisionConflict(
+        what=f"{describe(key)} was changed meanwhile (revision {there.mod_revision}, not {revision})",
+        kept="the newer value",
+        todo="read it again and decide anew",
+    )
+
+
+def not_found(key: Key) -> NotFound:
+    return NotFound(what=f"{describe(key)} does not exist", todo="check the name, or create it")
+
+
+def describe(key: Key) -> str:
+    if isinstance(key, keys.ResourceKey):
+        return f"{key.kind} {key.namespace}/{key.name}" if key.namespace else f"{key.kind} {key.name}"
+    return keys.path(key)
