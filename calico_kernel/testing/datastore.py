@@ -84,6 +84,13 @@ def collect(watch: Watch, enough: Callable[[list[Event]], bool], timeout_s: floa
     return events
 
 
+def read_on(watch: Watch, into: list[Event]) -> None:
+    """Read until ``next`` raises."""
+    deadline = time.monotonic() + STEP_S
+    while time.monotonic() < deadline:
+        into.extend(watch.next(1.0))
+
+
 def write_series(store: Datastore, writer: str, count: int, *, shared: str = "shared") -> None:
     """``count`` puts to a key of its own, each followed by one to a key that all writers fight for."""
     for number in range(count):
@@ -551,8 +558,7 @@ class DatastoreContract:
         second = store.put(set_key("a"), network_set("a", 2))
         ahead: list[Event] = []
         with self.outage(store), pytest.raises(DatastoreUnavailable):
-            ahead.extend(watch.next(STEP_S))
-            watch.next(STEP_S)
+            read_on(watch, ahead)
         assert self.sends_ahead or not ahead
         third = store.put(set_key("a"), network_set("a", 3))
         later = collect(watch, lambda got: len(ahead) + len(got) == 2)

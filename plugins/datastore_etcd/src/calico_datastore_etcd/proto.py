@@ -80,16 +80,15 @@ def _build() -> dict[str, Any]:
             made = message.field.add(
                 name=field,
                 number=number,
-                type=_SCALARS.get(kind, _MESSAGE),  # type: ignore[arg-type]
-                label=3 if given.startswith("[") else 1,  # type: ignore[arg-type]
+                type=_SCALARS.get(kind, _MESSAGE),
+                label=3 if given.startswith("[") else 1,
             )
             if kind not in _SCALARS:
                 made.type_name = f".{PACKAGE}.{kind}"
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))  # type: ignore[no-untyped-call]
-        for name in _MESSAGES
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}")) for name in _MESSAGES
     }
 
 

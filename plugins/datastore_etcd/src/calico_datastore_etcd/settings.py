@@ -17,7 +17,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     endpoints:          URLs of the members, comma-separated; the next one serves when one fails (``ETCD_ENDPOINTS``).
                         Default: ``http://127.0.0.1:2379``.
-    ca_cert_file:       certificates that the members' are checked with; the system's when empty (``ETCD_CA_CERT_FILE``).
+    ca_cert_file:       for the members' certificates; the system's when empty (``ETCD_CA_CERT_FILE``).
     cert_file:          our certificate, for members that ask for one (``ETCD_CERT_FILE``).
     key_file:           its key (``ETCD_KEY_FILE``). The three files are read again whenever a connection is refused.
     username:           a user of etcd (``ETCD_USERNAME``).

@@ -71,7 +71,9 @@ class EtcdServer:
                     [*command, *self.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
         except FileNotFoundError as exc:
-            raise UnsupportedError(what="there is no program etcd", todo="install it: apt-get install etcd-server") from exc
+            raise UnsupportedError(
+                what="there is no program etcd", todo="install it: apt-get install etcd-server"
+            ) from exc
 
     def start(self) -> None:
         self.spawn()

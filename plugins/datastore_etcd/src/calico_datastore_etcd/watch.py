@@ -11,7 +11,6 @@ they catch up, come in any order, and the position would be one for each.
 
 from __future__ import annotations
 
-import os.path
 import threading
 import time
 from collections import deque
@@ -91,10 +90,10 @@ class EtcdWatch(Watch):
         self._client = client
         self._queries = tuple(queries)
         self._prefixes = tuple({keys.prefix(query).encode() for query in queries})
-        self._common = os.path.commonprefix([*self._prefixes]) or keys.ROOT.encode()
+        self._common = common_prefix(self._prefixes)
         self._position = revision
         self._decode = decode
-        self._closed = False
+        self._closing = threading.Event()
         self._stream: Stream | None = None
         self._cluster_id = 0
         self._open()
@@ -102,12 +101,12 @@ class EtcdWatch(Watch):
     def next(self, timeout_s: float) -> Sequence[Event]:
         deadline = time.monotonic() + timeout_s
         reopened = False
-        while not self._closed:
+        while not self._closing.is_set():
             stream = self._stream
             if stream is None:
                 stream = self._open()
             responses, ended = stream.take(deadline - time.monotonic())
-            if self._closed:
+            if self._closing.is_set():
                 break
             if ended:
                 self._stream = None
@@ -124,7 +123,7 @@ class EtcdWatch(Watch):
         return ()
 
     def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -150,7 +149,7 @@ class EtcdWatch(Watch):
             progress_notify=True,
         )
         self._stream = Stream(self._client, create)
-        if self._closed:
+        if self._closing.is_set():
             self._stream.close()
         return self._stream
 
@@ -208,6 +207,13 @@ class EtcdWatch(Watch):
         if isinstance(error, DatastoreUnavailable):
             return error
         return DatastoreUnavailable(what=error.what, todo=error.todo)
+
+
+def common_prefix(prefixes: Sequence[bytes]) -> bytes:
+    """All of them start with ``/calico/``."""
+    first, last = min(prefixes), max(prefixes)
+    length = next((n for n in range(len(first)) if first[n : n + 1] != last[n : n + 1]), len(first))
+    return first[:length]
 
 
 def parsed(path: bytes) -> Key | None:
