@@ -55,9 +55,10 @@ it), `CALICO_DATASTORE_PATH` sets its `path`, `CALICO_ENCAPSULATION=vxlan` is a 
 plugin in a list carry its word: `CALICO_ENCAPSULATION_VXLAN_DEVICE_IPV4`. Lists are comma-separated; anything deeper is
 YAML.
 
-A key, setting or variable that nothing reads is an error, as is a value of the wrong type; the message names the file
-and line (or the variable), what was found and what to do. `calico config check` checks without touching anything,
-`calico config show` prints every value in force and where it came from.
+A key or setting that nothing reads is an error, as is a value of the wrong type; the message names the file and line
+(or the variable), what was found and what to do. So is a variable that begins like one of the keys and that nothing
+reads; other variables that begin with `CALICO_` are taken for somebody else's. `calico config check` checks without
+touching anything, `calico config show` prints every value in force and where it came from.
 
 How policy is enforced (ports, MTU, timers that all nodes share) is not here: that is `FelixConfiguration`, in the
 datastore.

@@ -68,8 +68,8 @@ class HealthServer:
             self._server = _Server((host, port), handler)
         except OSError as exc:
             raise ConfigError(
-                what=f"cannot serve health on {host}:{port}: {exc.strerror or exc}",
-                todo="free the port, or set agent.health_port",
+                what=f"cannot serve health and metrics on {host}:{port}: {exc.strerror or exc}",
+                todo="stop the other agent, if it is one; else set agent.health_port or agent.metrics_port",
             ) from exc
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 

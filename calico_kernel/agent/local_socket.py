@@ -33,6 +33,15 @@ THREADS = 32
 TRY_AGAIN, INVALID, INTERNAL = 11, 7, 999  # CNI spec, "Well-known Error Codes"
 
 
+def refuse_where_served(path: str) -> None:
+    """Raises ConfigError when an agent answers on the socket ``path``."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(path) == 0:
+            raise ConfigError(
+                what=f"a node agent runs: it serves {path}", todo="stop it; a second one needs its own agent.run_dir"
+            )
+
+
 class LocalSocket:
     """Serves until ``close``. Raises ConfigError when the path cannot be bound or another agent serves it."""
 
@@ -49,11 +58,7 @@ class LocalSocket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(path) == 0:
-                    raise ConfigError(
-                        what=f"another agent serves {path}", todo="stop it, or give this one its own agent.run_dir"
-                    )
+            refuse_where_served(path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             mask = os.umask(0o177)

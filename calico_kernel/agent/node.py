@@ -21,7 +21,7 @@ import attrs
 from calico_kernel.agent import logs
 from calico_kernel.agent.feed import Feed
 from calico_kernel.agent.health import LIVENESS, READINESS, HealthServer
-from calico_kernel.agent.local_socket import LocalSocket
+from calico_kernel.agent.local_socket import LocalSocket, refuse_where_served
 from calico_kernel.agent.loop import CalcLoop
 from calico_kernel.agent.metrics import agent_metrics
 from calico_kernel.agent.mtu import MtuFile
@@ -337,6 +337,7 @@ def run(config: Config) -> int:
     """Exit status: 0 after SIGTERM or SIGINT, 1 when a part cannot be made."""
     logs.set_up(config.agent.log_level, config.agent.log_format)
     try:
+        refuse_where_served(config.agent.socket_path)
         agent = NodeAgent(compose(config), os.environ)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: agent.stop())
@@ -348,8 +349,10 @@ def run(config: Config) -> int:
 
 
 def uninstall(config: Config) -> int:
-    """Exit status 0 when nothing of ours is left."""
+    """Exit status 0 when nothing of ours is left. Raises ConfigError while the agent runs: it would program everything
+    again."""
     logs.set_up(config.agent.log_level, "text")
+    refuse_where_served(config.agent.socket_path)
     composition = compose(config)
     status = 0
     drivers: list[tuple[str, Driver]] = [(o.plugin, o.value) for o in composition.open_drivers(composition.services)]

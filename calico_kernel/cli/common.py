@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from calico_kernel.cli.output import visible
 from calico_kernel.cli.session import Failed
 from calico_kernel.errors import CalicoError, NotFound
 
@@ -18,7 +19,7 @@ class Refused(Failed):
     """The arguments cannot be followed; says so."""
 
     def __init__(self, said: str) -> None:
-        print(said, file=sys.stderr)
+        print(visible(said), file=sys.stderr)
         super().__init__(said)
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from calico_kernel.cli.files import FileError, said
+from calico_kernel.cli import files
+from calico_kernel.cli.files import FileError
+from calico_kernel.cli.output import visible
 from calico_kernel.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -43,9 +45,10 @@ def resource_from(document: dict[str, Any], namespace: str = "") -> Read:
     try:
         converted = kubernetes.convert(document)
     except ValidationError as exc:
-        raise FileError(said(exc)) from exc
+        raise FileError(files.said(exc)) from exc
     for path, reason in converted.problems:
-        print(f"{document['kind']}({metadata_name(document)}): {path} is left out: {reason}", file=sys.stderr)
+        said = f"{document['kind']}({metadata_name(document)}): {path} is left out: {reason}"
+        print(visible(said), file=sys.stderr)
     return Read(converted.resource, converted=True)
 
 
@@ -61,7 +64,7 @@ def strict(document: dict[str, Any]) -> Resource:
     try:
         return to_resource(document)
     except ValidationError as exc:
-        raise FileError(said(exc)) from exc
+        raise FileError(files.said(exc)) from exc
 
 
 def plain(resource: Any) -> Any:

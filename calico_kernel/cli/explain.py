@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from calico_kernel.cli.output import visible
 from calico_kernel.errors import CalicoError, NotFound
 
 if TYPE_CHECKING:
@@ -31,12 +32,21 @@ KINDS = (
     "KubernetesEndpointSlice",
 )
 
+IRRELEVANT: dict[str, frozenset[str]] = {
+    "": frozenset({"ConfigMap", "LimitRange", "PersistentVolume", "PersistentVolumeClaim", "ResourceQuota", "Secret"}),
+    "networking.k8s.io": frozenset({"Ingress", "IngressClass"}),
+    **dict.fromkeys(
+        ("apps", "autoscaling", "batch", "policy", "rbac.authorization.k8s.io", "storage.k8s.io"), frozenset()
+    ),
+}
+"""By API group, the kinds that have no say; none means all of the group. Any other unknown kind may be a mistake."""
+
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     end = "namespace/pod, an address, or the name of a host endpoint or node"
     parser.add_argument("source", metavar="SRC", help=end)
     parser.add_argument("destination", metavar="DST", help=end)
-    parser.add_argument("--port", type=int, default=80, help="destination port; default 80")
+    parser.add_argument("--port", default="80", help="destination port, or its name at DST; default 80")
     parser.add_argument(
         "--protocol", default="TCP", help="TCP, UDP, SCTP, ICMP, ICMPv6, UDPLite or a number; default TCP"
     )
@@ -57,7 +67,7 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
     resources = list(_offline(args) if args.filename else _stored(session))
     cluster = Cluster.from_resources(resources)
     for subject, reason in cluster.rejected:
-        print(f"{subject} counts as absent: {reason}", file=sys.stderr)
+        print(visible(f"{subject} counts as absent: {reason}"), file=sys.stderr)
     protocol = int(args.protocol) if args.protocol.isdigit() else args.protocol
     try:
         packet = explain.packet_between(
@@ -68,7 +78,10 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
     except ValueError as exc:
         raise Refused(str(exc)) from exc
     explanation = explain.explain(packet, cluster)
-    print(json_text(explain.data(explanation)) if args.output == "json" else explain.render(explanation))
+    if args.output == "json":
+        print(json_text(explain.data(explanation)))
+    else:
+        print(visible(explain.render(explanation)))
     return 0
 
 
@@ -88,31 +101,43 @@ def _stored(session: Session) -> Iterator[Any]:
         from calico_kernel.client.common import name_of
 
         kept = "denies in the directions it governs" if value.instead is not None else "counts as absent"
-        print(f"{name_of(record.key)} is malformed and {kept}: {value.reason}", file=sys.stderr)
+        print(visible(f"{name_of(record.key)} is malformed and {kept}: {value.reason}"), file=sys.stderr)
         if value.instead is not None:
             yield value.instead
 
 
 def _offline(args: argparse.Namespace) -> Iterator[Any]:
     from calico_kernel.cli.common import Refused, placed
-    from calico_kernel.cli.documents import resource_from
-    from calico_kernel.cli.files import FileError, read
+    from calico_kernel.cli.documents import metadata_name, resource_from
+    from calico_kernel.cli.files import read
     from calico_kernel.client import rules
     from calico_kernel.client.setup import TIERS
     from calico_kernel.model.meta import ObjectMeta
     from calico_kernel.model.policy import Tier
 
-    found = []
-    try:
-        for _, documents in read(args.filename, recursive=args.recursive):
-            for document in documents:
+    found: list[Any] = []
+    wrong: list[str] = []
+    for _, documents in read(args.filename, wrong, recursive=args.recursive):
+        for document in documents:
+            if _irrelevant(document):
+                subject = f"{document.get('kind')}({metadata_name(document)})"
+                print(visible(f"{subject} is passed over: it has no say over packets"), file=sys.stderr)
+                continue
+            try:
                 resource = rules.prepare(placed(resource_from(document).resource, ""))
                 rules.validate(resource, (), [])
                 found.append(resource)
-    except FileError as exc:
-        raise Refused(f"failed to execute command: {exc.what}") from exc
-    except CalicoError as exc:
-        raise Refused(exc.what) from exc
+            except CalicoError as exc:
+                wrong.append(exc.what)
+    if wrong:
+        raise Refused("failed to execute command: " + "\n".join(wrong))
     present = {one.metadata.name for one in found if one.kind == "Tier"}
     yield from found
     yield from (Tier(metadata=ObjectMeta(name=name), spec=spec) for name, spec in TIERS.items() if name not in present)
+
+
+def _irrelevant(document: dict[str, Any]) -> bool:
+    """A document of Kubernetes that stands beside policies in a directory of manifests and decides nothing."""
+    group, _, version = str(document.get("apiVersion", "")).rpartition("/")
+    kinds = IRRELEVANT.get(group)
+    return kinds is not None and bool(version) and (not kinds or document.get("kind") in kinds)

@@ -23,19 +23,24 @@ class FileError(CalicoError):
         super().__init__(what=what, todo=todo)
 
 
-def read(filename: str, *, recursive: bool = False) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The documents of each file. Raises FileError for what cannot be read or is no YAML or JSON."""
-    if filename == "-":
-        yield "-", documents(sys.stdin.buffer.read(), "standard input")
-        return
+def read(filename: str, wrong: list[str], *, recursive: bool = False) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The documents of each file. What cannot be read or is no YAML or JSON is told in ``wrong`` and left out."""
+    for file in _named(filename, recursive=recursive):
+        try:
+            if file == "-":
+                yield file, documents(sys.stdin.buffer.read(), "standard input")
+            else:
+                yield file, documents(_bytes(Path(file)), file)
+        except FileError as exc:
+            wrong.append(exc.what)
+
+
+def _named(filename: str, *, recursive: bool) -> list[str]:
     path = Path(filename)
-    if not path.is_dir():
-        yield filename, documents(_bytes(path), filename)
-        return
+    if filename == "-" or not path.is_dir():
+        return [filename]
     found = path.rglob("*") if recursive else path.iterdir()
-    for file in sorted(found):
-        if file.suffix in SUFFIXES and file.is_file():
-            yield str(file), documents(_bytes(file), str(file))
+    return [str(file) for file in sorted(found) if file.suffix in SUFFIXES and file.is_file()]
 
 
 def documents(text: str | bytes, source: str) -> list[dict[str, Any]]:

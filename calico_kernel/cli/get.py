@@ -104,9 +104,10 @@ def _one(session: Session, kind: str, name: str, namespace: str) -> Result:
         return Result(kind, [session.client.get(kind, name, namespace)], listed=False)
     found = session.client.list(kind, namespace)
     for key, reason in found.malformed:
+        from calico_kernel.cli.output import visible
         from calico_kernel.client.common import name_of
 
-        print(f"{name_of(key)} is malformed and {reason}", file=sys.stderr)
+        print(visible(f"{name_of(key)} is malformed and {reason}"), file=sys.stderr)
     items = list(found.items)
     if kind == "Tier":
         items.sort(key=lambda tier: (tier.spec.order, tier.metadata.name))

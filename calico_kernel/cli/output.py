@@ -14,9 +14,17 @@ GAP = 3
 NARROWEST = 5
 
 
+def visible(text: str) -> str:
+    """``text`` with everything that a terminal would act on instead of showing it written out (``\\x1b``), except ends
+    of lines: whoever may write a resource must not move the cursor of whoever reads it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def columns(rows: Iterable[Sequence[str]]) -> str:
     """Cells padded to the widest of their column and three spaces; every row ends in a padded cell."""
-    table = [list(row) for row in rows]
+    table = [_cells(row) for row in rows]
     if not table:
         return ""
     widths = [max(NARROWEST, *(len(row[i]) + GAP for row in table)) for i in range(len(table[0]))]
@@ -25,6 +33,7 @@ def columns(rows: Iterable[Sequence[str]]) -> str:
 
 def box(heading: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
     """A table in lines of ``+``, ``-`` and ``|``; columns whose index is in ``right`` end flush."""
+    rows = [_cells(row) for row in rows]
     widths = [max(len(row[i]) for row in (heading, *rows)) for i in range(len(heading))]
     line = "+" + "+".join("-" * (width + 2) for width in widths) + "+\n"
 
@@ -37,6 +46,10 @@ def box(heading: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozens
 
     body = "".join(written(row, right) for row in rows)
     return line + written(heading, frozenset()) + line + body + (line if rows else "")
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    return [visible(cell).replace("\n", "\\n") for cell in row]
 
 
 def number(value: float) -> str:

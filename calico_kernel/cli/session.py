@@ -67,7 +67,13 @@ class Session:
 
 
 def described(exc: CalicoError) -> str:
-    """One error in the words of Calico's tools, with what to do where they say nothing."""
+    """One error in the words of Calico's tools, with what to do where they say nothing; fit for a terminal."""
+    from calico_kernel.cli.output import visible
+
+    return visible(_described(exc))
+
+
+def _described(exc: CalicoError) -> str:
     from calico_kernel.cli.files import FileError
     from calico_kernel.errors import AlreadyExists, NotFound, NotPermitted, RevisionConflict, ValidationError
 

@@ -70,17 +70,22 @@ def run(name: str, args: argparse.Namespace, session: Session) -> int:
 
 
 def gather(args: argparse.Namespace) -> list[Read]:
-    """The resources that the arguments name. Says why and ends the run when a file cannot be used."""
+    """The resources that the arguments name. Says everything that is wrong and ends the run when a document cannot be
+    read."""
     if args.filename is None:
         return _named(args)
     found: list[Read] = []
-    try:
-        for file, documents in read(args.filename, recursive=args.recursive):
-            if not documents and not args.skip_empty:
-                raise Refused(f"no resources specified in file {file}")
-            found += [resource_from(document, args.namespace) for document in documents]
-    except FileError as exc:
-        raise Refused(f"failed to execute command: {exc.what}") from exc
+    wrong: list[str] = []
+    for file, documents in read(args.filename, wrong, recursive=args.recursive):
+        if not documents and not args.skip_empty:
+            raise Refused(f"no resources specified in file {file}")
+        for document in documents:
+            try:
+                found.append(resource_from(document, args.namespace))
+            except FileError as exc:
+                wrong.append(exc.what)
+    if wrong:
+        raise Refused("failed to execute command: " + "\n".join(wrong))
     if not found and not args.skip_empty:
         raise Refused(f"no resources specified in directory {args.filename}")
     return found

@@ -86,6 +86,7 @@ def load(path: str | None = None, environment: Mapping[str, str] | None = None) 
     """
     environment = os.environ if environment is None else environment
     ours = {name: value for name, value in environment.items() if name.startswith("CALICO_")}
+    _refuse_misspelt(ours)
     named = path or ours.get("CALICO_CONFIG") or ""
     tree = _read(named or DEFAULT_PATH, must_exist=bool(named))
     used = "" if tree is None else named or DEFAULT_PATH
@@ -101,6 +102,19 @@ def load(path: str | None = None, environment: Mapping[str, str] | None = None) 
         origins=origins,
         environment=ours,
     )
+
+
+def _refuse_misspelt(environment: Mapping[str, str]) -> None:
+    """Variables of other keys than ours are others': Kubernetes makes CALICO_TYPHA_SERVICE_HOST of a service's name."""
+    known = [key.upper() for key in KEYS]
+    for variable in environment:
+        word = variable.removeprefix("CALICO_").partition("_")[0]
+        like = [key for key in known if key[:1] == word[:1] and abs(len(key) - len(word)) <= 2]
+        close = did_you_mean(word, like, likeness=0.8) if like and word not in known else ""
+        if close:
+            raise ConfigError(
+                what=f"environment {variable}: there is no key {word!r}{close}", todo="rename the variable, or unset it"
+            )
 
 
 def _with_variables(choices: Sequence[PluginChoice], environment: Mapping[str, str]) -> tuple[PluginChoice, ...]:
@@ -139,7 +153,7 @@ def _top(tree: Located | None) -> dict[str, Located]:
         return {}
     if not isinstance(tree.value, dict):
         raise ConfigError(
-            what=f"{tree.origin}: a mapping of settings was expected, found {_shown(tree.value)}",
+            what=f"{tree.origin}: a mapping of settings was expected, found {_shown(tree.plain())}",
             todo="write lines such as `datastore: sqlite`",
         )
     top: dict[str, Located] = tree.value
@@ -160,7 +174,8 @@ def _node(given: Located | None, environment: Mapping[str, str]) -> tuple[str, O
     name = given.value
     if not isinstance(name, str) or not name or name != name.strip().lower() or "/" in name:
         raise ConfigError(
-            what=f"{given.origin}: node is {_shown(name)}", todo="give the node's name: lower-case text without slashes"
+            what=f"{given.origin}: node is {_shown(given.plain())}",
+            todo="give the node's name: lower-case text without slashes",
         )
     return name, given.origin
 
@@ -246,9 +261,9 @@ def _plugin(key: str, given: Located) -> tuple[str, Located, Origin]:
         if isinstance(word.value, str) and word.value:
             rest = {name: item for name, item in value.items() if name != "plugin"}
             return word.value, Located(rest, origin), word.origin
-        origin, value = word.origin, word.value
+        origin, given = word.origin, word
     raise ConfigError(
-        what=f"{origin}: {key} must name a plugin, found {_shown(value)}",
+        what=f"{origin}: {key} must name a plugin, found {_shown(given.plain())}",
         todo="write the plugin's word, or `{plugin: WORD, setting: value}`",
     )
 

@@ -6,7 +6,8 @@ Out:   a tree of ``Located`` values, to ``calico_kernel.config.reading``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
@@ -59,6 +60,11 @@ class Located(Struct, frozen=True):
         return here.origin
 
 
+MOST_VALUES = 100_000
+DEEPEST = 64
+"""Far beyond any configuration. The YAML library calls itself for each level, so a deeper text would end the process;
+a short one whose aliases multiply would never end."""
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -66,10 +72,11 @@ def parse(text: str, file: str) -> Located:
     """Read one YAML document. Raises ConfigError with file and line for bad YAML and for a key given twice."""
     loader = _Loader(text)
     try:
+        _measure(text, file)
         root = loader.get_single_node()
         if root is None:
             return Located({}, Origin("file", file, 1))
-        return _locate(loader, root, file, ())
+        return _locate(loader, root, file, (), itertools.count(1))
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark is not None else file
@@ -81,18 +88,38 @@ def parse(text: str, file: str) -> Located:
         loader.dispose()
 
 
-def _locate(loader: Any, node: Any, file: str, above: tuple[int, ...]) -> Located:
+def _measure(text: str, file: str) -> None:
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, _Loader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST or number > 3 * MOST_VALUES:
+            raise _too_much(file)
+
+
+def _too_much(place: object) -> ConfigError:
+    return ConfigError(
+        what=f"{place}: more than {MOST_VALUES} values, or nested more than {DEEPEST} deep",
+        todo="see whether this is the right file",
+    )
+
+
+def _locate(loader: Any, node: Any, file: str, above: tuple[int, ...], counter: Iterator[int]) -> Located:
     origin = Origin("file", file, node.start_mark.line + 1)
+    if next(counter) > MOST_VALUES:
+        raise _too_much(origin)
     if id(node) in above:
         raise ConfigError(what=f"{origin}: an anchor contains itself", todo="write the value out instead")
     if isinstance(node, yaml.MappingNode):
-        return Located(_mapping(loader, node, file, (*above, id(node))), origin)
+        return Located(_mapping(loader, node, file, (*above, id(node)), counter), origin)
     if isinstance(node, yaml.SequenceNode):
-        return Located([_locate(loader, item, file, (*above, id(node))) for item in node.value], origin)
+        return Located([_locate(loader, item, file, (*above, id(node)), counter) for item in node.value], origin)
     return Located(loader.construct_object(node), origin)
 
 
-def _mapping(loader: Any, node: Any, file: str, above: tuple[int, ...]) -> dict[str, Located]:
+def _mapping(loader: Any, node: Any, file: str, above: tuple[int, ...], counter: Iterator[int]) -> dict[str, Located]:
     found: dict[str, Located] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
@@ -104,14 +131,14 @@ def _mapping(loader: Any, node: Any, file: str, above: tuple[int, ...]) -> dict[
                 what=f"{file}:{line}: key {key!r} is given twice, first in line {found[key].origin.line}",
                 todo="keep one of the two",
             )
-        value = _locate(loader, value_node, file, above)
+        value = _locate(loader, value_node, file, above, counter)
         found[key] = Located(value.value, Origin("file", file, line))
     return found
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or nothing."""
+def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
+    """``; did you mean 'x'?`` or nothing. ``likeness``: of the two words, at most 1."""
     import difflib
 
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f"; did you mean {close[0]!r}?" if close else ""

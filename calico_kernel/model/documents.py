@@ -29,6 +29,8 @@ MAX_VALUES = 1_000_000
 """Values in one document after aliases are expanded: a small text with nested aliases can stand for billions."""
 MAX_DEPTH = 64
 
+_MAYBE_DEEP = re.compile(r"^[ \t?:-]{20}", re.MULTILINE)
+"""A collection in block style begins behind nothing but these, and at most two begin in one column."""
 _SEPARATOR = re.compile(r"^---.*$", re.MULTILINE)
 _IGNORED_METADATA = frozenset({"selfLink", "managedFields"})
 """Kubernetes writes these; Calico keeps neither."""
@@ -128,6 +130,7 @@ def _read(text: str, where: str) -> Any:
     import yaml
 
     try:
+        _shallow(text, where)
         return _bounded(yaml.load(text, _loader()), where)
     except (yaml.YAMLError, RecursionError, ValueError) as exc:
         raise ValidationError(where, [("", f"is not YAML: {_one_line(exc)}")]) from exc
@@ -147,6 +150,23 @@ def _flatten(value: Any) -> Iterator[Any]:
             yield {**implied, **item} if isinstance(item, dict) else item
         return
     yield value
+
+
+def _shallow(text: str, where: str) -> None:
+    """The YAML library calls itself for each level and dies, the process with it, in a text of a hundred thousand
+    brackets; so its levels are counted first, which costs half as much again, where there can be many."""
+    import yaml
+
+    if text.count("[") + text.count("{") <= MAX_DEPTH // 4 and not _MAYBE_DEEP.search(text):
+        return
+    depth = 0
+    for event in yaml.parse(text, _loader()):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValidationError(where, [("", f"is nested more than {MAX_DEPTH} deep")])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _bounded(value: Any, where: str) -> Any:

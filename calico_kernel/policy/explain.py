@@ -76,16 +76,18 @@ def packet_between(
     cluster: Cluster,
     *,
     protocol: str | int = "TCP",
-    port: int = 0,
+    port: int | str = 0,
     source_port: int = EPHEMERAL_PORT,
     version: int = 0,
 ) -> Packet:
     """The packet that a question is about. An end is an address, ``namespace/name`` or the name of a workload (pod or
-    endpoint), the name of a host endpoint or of a node. ``version``: 4 or 6; 0 takes IPv4 where both ends have it.
-    Raises NotFound for an end that does not exist, or has no address of a version that both have; ValueError for an
-    unknown protocol."""
+    endpoint), the name of a host endpoint or of a node. ``port``: a number, or the name of a port of the destination.
+    ``version``: 4 or 6; 0 takes IPv4 where both ends have it.
+    Raises NotFound for an end or a port that does not exist, or an end without an address of a version that both have;
+    ValueError for an unknown protocol or a number that is no port."""
     ends = [_addresses(text, cluster) for text in (source, destination)]
     number = protocol_number(protocol)
+    port = _port(port, number, ends[1], destination, cluster)
     wanted = version or {58: 6, 1: 4}.get(number, 0)
     for each in (wanted,) if wanted else (4, 6):
         pair = [next((address for address in end if address.version == each), None) for end in ends]
@@ -125,6 +127,26 @@ def _addresses(text: str, cluster: Cluster) -> Sequence[Address]:
             todo="give an address, namespace/pod, or the name of a node",
         )
     return addresses or node
+
+
+def _port(port: int | str, protocol: int, addresses: Sequence[Address], end: str, cluster: Cluster) -> int:
+    if isinstance(port, int) or port.isdecimal():
+        if int(port) > 65535 or int(port) < 0:
+            raise ValueError(f"port {port} is not between 0 and 65535")
+        return int(port)
+    named = [
+        (known.name, known.protocol, known.port)
+        for endpoint in (*cluster.workloads, *cluster.host_endpoints)
+        if not set(addresses).isdisjoint(endpoint.addresses)
+        for known in endpoint.ports
+    ]
+    for name, of, number in named:
+        if (name, of) == (port, protocol):
+            return number
+    listed = ", ".join(sorted({f"{name} ({protocol_name(of)})" for name, of, _ in named})) or "none"
+    raise NotFound(
+        what=f"{end} has no port named {port!r} of this protocol", todo=f"give a number, or one of its ports: {listed}"
+    )
 
 
 def _place(address: Address, cluster: Cluster) -> str:

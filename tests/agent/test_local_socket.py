@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import stat
@@ -15,8 +16,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from calico_kernel.agent import local_socket
+from calico_kernel.agent import local_socket, node
 from calico_kernel.agent.local_socket import LocalSocket
+from calico_kernel.config import load
 from calico_kernel.errors import ConfigError, DatastoreUnavailable, IpamError
 from calico_kernel.hookspecs import LocalService
 
@@ -140,7 +142,7 @@ def test_a_client_that_says_nothing_is_dropped(path: str, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("served")
 def test_a_second_agent_on_the_same_socket_is_refused(path: str) -> None:
-    with pytest.raises(ConfigError, match="another agent"):
+    with pytest.raises(ConfigError, match="a node agent runs"):
         LocalSocket(path, {})
 
 
@@ -163,3 +165,17 @@ def test_many_clients_at_once_are_all_answered(path: str) -> None:
     for client in clients:
         client.join(20)
     assert sorted(answer["result"]["said"] for answer in answers) == list(range(64))
+
+
+def test_while_an_agent_answers_a_second_one_and_uninstall_are_refused_before_they_do_anything(
+    served: LocalSocket, path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    file = tmp_path / "calico.yaml"
+    file.write_text(f"datastore: {{plugin: sqlite, path: {tmp_path}/none.db}}\nagent: {{socket: {path}}}\n")
+    config = load(str(file), {})
+    with pytest.raises(ConfigError, match="a node agent runs"):
+        node.uninstall(config)
+    assert node.run(config) == 1
+    assert "a node agent runs" in capsys.readouterr().err
+    assert not (tmp_path / "none.db").exists()

@@ -410,3 +410,34 @@ def test_config_is_found_in_every_form(
     given = [part.replace("PATH", str(config)) for part in form]
     argv = ["get", "tiers", *given] if after else [*given, "get", "tiers"]
     assert ctl(*argv).status == 0
+
+
+@pytest.mark.parametrize("command", ["apply", "validate"])
+def test_every_document_that_cannot_be_read_is_named_and_nothing_is_written(
+    ctl: Any, tmp_path: Path, command: str
+) -> None:
+    head = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: %s}\nspec: {%s}\n"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.yaml").write_text(head % ("good", "selector: all()"))
+    (tmp_path / "d" / "b.yaml").write_text(head % ("one", "ordr: 1") + "---\n" + head % ("two", "order: x"))
+    (tmp_path / "d" / "c.yaml").write_text("a: [")
+    ran = ctl(command, "-f", f"{tmp_path}/d")
+    assert ran.status == 1
+    assert [line.split(": ")[0] for line in ran.err.removeprefix("failed to execute command: ").splitlines()] == [
+        "GlobalNetworkPolicy(one)",
+        "GlobalNetworkPolicy(two)",
+        f"document 1 of {tmp_path}/d/c.yaml",
+    ]
+    assert "good" not in ctl("get", "gnp").out
+
+
+def test_what_a_terminal_would_obey_is_written_out(ctl: Any) -> None:
+    policy = (
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: p}\n"
+        """spec: {selector: "a == '\\e[2J\\n'"}\n"""
+    )
+    assert ctl("apply", "-f", "-", text=policy).status == 0
+    shown = ctl("get", "gnp", "-o", "wide").out
+    assert "\x1b" not in shown and r"a == '\x1b[2J\n'" in shown
+    wrong = ctl("apply", "-f", "-", text=policy.replace("kind: G", 'kind: "\\e[2J" #'))
+    assert wrong.status == 1 and "\x1b" not in wrong.err

@@ -63,6 +63,8 @@ def test_offline_needs_no_datastore(ctl: Any, tmp_path: Path, monkeypatch: pytes
         (("shop/none", "10.0.0.1"), "there is no workload, host endpoint or node 'shop/none'"),
         (("10.0.0.1", "fd00::1"), "no addresses of one IP version"),
         (("10.0.0.1", "10.0.0.2", "--protocol", "XTP"), "XTP"),
+        (("10.0.0.1", "10.0.0.2", "--port", "70000"), "port 70000 is not between 0 and 65535"),
+        (("10.0.0.1", "10.0.0.2", "--port", "http"), "10.0.0.2 has no port named 'http' of this protocol"),
     ],
 )
 def test_question_that_cannot_be_answered_says_why(ctl: Any, argv: tuple[str, ...], said: str) -> None:
@@ -109,3 +111,23 @@ def test_kubernetes_manifests_alone_can_be_explained(ctl: Any, tmp_path: Path, p
     (tmp_path / "all.yaml").write_text(KUBERNETES)
     ran = ctl("explain", "shop/web-1", "shop/db-1", "--port", port, "-f", f"{tmp_path}/all.yaml")
     assert ran.status == 0 and said in ran.out and "NetworkPolicy(shop/knp.default.db)" in ran.out
+
+
+def test_a_port_may_be_named_as_the_destination_names_it(ctl: Any, tmp_path: Path) -> None:
+    ported = KUBERNETES.replace("[{name: c}]", "[{name: c, ports: [{name: sql, containerPort: 5432}]}]")
+    (tmp_path / "all.yaml").write_text(ported)
+    ran = ctl("explain", "shop/web-1", "shop/db-1", "--port", "sql", "-f", f"{tmp_path}/all.yaml")
+    assert ran.status == 0 and "port 5432" in ran.out
+    other = ctl(
+        "explain", "shop/web-1", "shop/db-1", "--port", "sql", "--protocol", "UDP", "-f", f"{tmp_path}/all.yaml"
+    )
+    assert other.status == 1 and "one of its ports: sql (TCP)" in other.err
+
+
+def test_documents_without_a_say_are_passed_over_and_unknown_ones_are_not(ctl: Any, tmp_path: Path) -> None:
+    beside = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\n"
+    (tmp_path / "all.yaml").write_text(KUBERNETES + beside)
+    ran = ctl("explain", "shop/web-1", "shop/db-1", "-f", f"{tmp_path}/all.yaml")
+    assert ran.status == 0 and "Deployment(web) is passed over" in ran.err
+    (tmp_path / "all.yaml").write_text(KUBERNETES + beside.replace("apps/v1", "networking.k8s.io/v1"))
+    assert ctl("explain", "shop/web-1", "shop/db-1", "-f", f"{tmp_path}/all.yaml").status == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,8 @@ def test_mistake_names_file_line_key_and_what_was_found(tmp_path: Path, text: st
         ({"CALICO_AGENT_HEALTH_PORT": "x"}, "environment CALICO_AGENT_HEALTH_PORT: agent.health_port is 'x'"),
         ({"CALICO_DATAPLANE_CHAINS": "1"}, "environment CALICO_DATAPLANE_CHAINS: no plugin that reads it is chosen"),
         ({"CALICO_NODE": ""}, "environment CALICO_NODE: node is ''"),
+        ({"CALICO_DATASTOR_PATH": "/x"}, "environment CALICO_DATASTOR_PATH: there is no key 'DATASTOR'; did you mean"),
+        ({"CALICO_EXTENSION_CNI_MTU": "1"}, "there is no key 'EXTENSION'; did you mean 'EXTENSIONS'?"),
     ],
 )
 def test_variable_that_nothing_reads_or_that_is_wrong_is_refused(
@@ -161,3 +164,35 @@ def test_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         load(str(tmp_path / "b.yaml"), {})
+
+
+@pytest.mark.parametrize(
+    "variable", ["CALICO_TYPHA_SERVICE_HOST", "CALICO_NETWORKING_BACKEND", "CALICO_IPV4POOL_CIDR", "CALICO_ROUTER_ID"]
+)
+def test_a_variable_of_somebody_else_is_left_alone(tmp_path: Path, variable: str) -> None:
+    assert read(tmp_path, "node: n", **{variable: "x"}).node == "n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dataplane: [iptables]", "dataplane must name a plugin, found ['iptables']"),
+        ("ipam: {plugin: {a: b}}", "ipam must name a plugin, found {'a': 'b'}"),
+        ("node: [a]", "node is ['a']"),
+    ],
+)
+def test_a_wrong_shape_is_shown_as_it_was_written(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert said in caught.value.what
+
+
+MULTIPLIES = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]\n" for below, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 100_000, "- " * 10_000, MULTIPLIES])
+def test_a_text_that_stands_for_too_much_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"more than 100000 values, or nested more than 64 deep"):
+        read(tmp_path, text)

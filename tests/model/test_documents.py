@@ -252,3 +252,24 @@ def test_json_input_and_document_output_are_inverse() -> None:
     (node,) = documents.read_resources(text)
     assert isinstance(node, Node)
     assert documents.to_builtins(node) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 100_000,
+        '{"a":' * 100_000,
+        "[" * 200 + "]" * 200,
+        "- " * 50_000,
+        "? " * 50_000,
+        "".join(" " * level + "a:\n" + " " * level + "- b:\n" for level in range(40)),
+        "".join(" " * level + "a:\n" for level in range(3_000)),
+    ],
+)
+def test_a_text_nested_without_end_is_refused_and_nobody_dies(text: str) -> None:
+    assert problems(text)[0][1].startswith(("is nested more than 64 deep", "is not YAML"))
+
+
+def test_a_document_as_deep_as_any_real_one_is_read() -> None:
+    text = "".join("  " * level + f"k{level}:\n" for level in range(60))
+    assert documents.load(text)

@@ -60,8 +60,14 @@ def test_install_writes_a_private_list_and_an_executable_that_runs_alone(tmp_pat
     }
 
 
-def test_uninstall_removes_both_and_may_run_twice(tmp_path: Path, where: list[str]) -> None:
+def test_uninstall_removes_both_and_may_run_twice(
+    tmp_path: Path, where: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     run("install", *where)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"wrote {tmp_path}/{name}" for name in ("bin/calico", "bin/calico-ipam", "net.d/10-calico.conflist")
+    ]
     (tmp_path / "net.d" / "99-other.conflist").write_text("{}")
     for _ in range(2):
         assert run("uninstall", *where) == 0

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def install(arguments: argparse.Namespace) -> None:
-    """Raises OSError."""
+    """Says what it wrote. Raises OSError."""
     for name in PROGRAMS:
         _write(os.path.join(arguments.bin_dir, name), program(arguments.python).encode(), 0o755)
     if arguments.no_config:
@@ -65,7 +65,7 @@ def install(arguments: argparse.Namespace) -> None:
     old = os.environ.get("CNI_OLD_CONF_NAME")
     if old and old != arguments.conf_name:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(arguments.net_dir, old))
+            _remove(os.path.join(arguments.net_dir, old))
 
 
 def uninstall(arguments: argparse.Namespace) -> None:
@@ -74,7 +74,12 @@ def uninstall(arguments: argparse.Namespace) -> None:
     paths += [os.path.join(arguments.bin_dir, name) for name in PROGRAMS]
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            _remove(path)
+
+
+def _remove(path: str) -> None:
+    os.unlink(path)
+    sys.stdout.write(f"removed {path}\n")
 
 
 def configuration(arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -114,6 +119,7 @@ def _write(path: str, data: bytes, mode: int) -> None:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
         os.replace(beside, path)
+        sys.stdout.write(f"wrote {path}\n")
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)

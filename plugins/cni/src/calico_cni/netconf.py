@@ -23,7 +23,7 @@ Command = Literal["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"]
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST = VERSIONS[-1]
-_COMMANDS: Mapping[str, Command] = {name: name for name in get_args(Command)}
+COMMANDS: Mapping[str, Command] = {name: name for name in get_args(Command)}
 _SINCE: Mapping[str, str] = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
@@ -101,10 +101,10 @@ def invocation(environment: Mapping[str, str], document: str) -> Invocation:
     """Raises CniError: 1 version, 4 environment, 6 not JSON, 7 configuration."""
     conf = _document(document)
     version = _version(conf)
-    command = _COMMANDS.get(environment.get("CNI_COMMAND", ""))
+    command = COMMANDS.get(environment.get("CNI_COMMAND", ""))
     if command is None:
         said = f"CNI_COMMAND is {environment.get('CNI_COMMAND')!r}"
-        raise CniError(errors.INVALID_ENVIRONMENT, said, f"known: {', '.join(_COMMANDS)}")
+        raise CniError(errors.INVALID_ENVIRONMENT, said, f"known: {', '.join(COMMANDS)}")
     since = _SINCE.get(command)
     if since is not None and VERSIONS.index(version) < VERSIONS.index(since):
         raise CniError(

@@ -23,7 +23,7 @@ from calico_cni.delegate import Delegates
 from calico_cni.endpoint import EndpointStore
 from calico_cni.errors import CniError, from_calico
 from calico_cni.naming import Attachment
-from calico_cni.netconf import VERSIONS, Invocation, invocation, version_of
+from calico_cni.netconf import COMMANDS, VERSIONS, Invocation, invocation, version_of
 from calico_cni.settings import CniSettings
 from calico_cni.verbs import Verbs
 from calico_kernel.errors import CalicoError, ConfigError
@@ -90,10 +90,10 @@ class CniService(LocalService):
         command, started_s = "?", time.monotonic()
         try:
             variables = _variables(environment)
+            command = COMMANDS.get(variables.get("CNI_COMMAND", ""), "?")
             if not isinstance(document, str):
                 raise CniError(errors.UNDECODABLE, "the request has no network configuration")
             inv = invocation(variables, document)
-            command = inv.command
             if request.get("program") == IPAM_PROGRAM and command in ("ADD", "DEL", "CHECK"):
                 answer = self._serve_ipam(inv)
             else:
