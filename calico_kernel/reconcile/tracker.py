@@ -5,7 +5,7 @@ In:   changes of what is wanted, and what was seen outside.   Out: pending upser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -89,10 +89,6 @@ class DeltaTracker(Generic[K, V]):
                 self.saw(key, value)
         return different
 
-    def wrote(self, key: K) -> None:
-        """The pending upsert of ``key`` succeeded."""
-        self.saw(key, self._desired[key])
-
     # ── carrying it out ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def carry_out(
@@ -116,10 +112,6 @@ class DeltaTracker(Generic[K, V]):
                 continue
             self.saw(key, value)
         return failed
-
-    def pending(self) -> Iterator[K]:
-        yield from self._removes
-        yield from self._upserts
 
     def _compare(self, key: K) -> None:
         wanted, seen = key in self._desired, key in self._observed

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
-from calico_dp_iptables.names import is_our_set, set_name, temporary_set_name
+from calico_dp_iptables.names import OUR_SETS, set_name, temporary_set_name
 from calico_kernel.model.nodestate import IpSetKind, MembersDelta
 
 _TYPES = {IpSetKind.NET: "hash:net", IpSetKind.IP_PORT: "hash:ip,port"}
@@ -241,7 +241,7 @@ def parse_save(text: str) -> dict[str, tuple[Header, set[str]]]:
     found: dict[str, tuple[Header, set[str]]] = {}
     for line in text.splitlines():
         words = line.split()
-        if len(words) >= 3 and words[0] == "create" and is_our_set(words[1]):
+        if len(words) >= 3 and words[0] == "create" and OUR_SETS.owns(words[1]):
             options = dict(zip(words[3::2], words[4::2], strict=False))
             header = Header(words[2], options.get("family", "inet"), int(options.get("maxelem", "65536")))
             found[words[1]] = (header, set())

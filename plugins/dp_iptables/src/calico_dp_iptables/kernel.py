@@ -20,7 +20,7 @@ from calico_dp_iptables.contain import effect_of, is_table_missing, missing_feat
 from calico_dp_iptables.desired import TABLES, Family, State
 from calico_dp_iptables.ipsets import IpSets
 from calico_dp_iptables.links import Links, interfaces_of
-from calico_dp_iptables.names import is_our_set
+from calico_dp_iptables.names import OUR_SETS
 from calico_dp_iptables.programs import ProgramFailed, Programs, Run
 from calico_dp_iptables.settings import Settings
 from calico_dp_iptables.table import Observed, Table, Transaction, parse_save
@@ -455,7 +455,7 @@ class Kernel:
         ipset = self._programs.find("ipset")
         if ipset:
             listed = self._programs.run([ipset, "list", "-name"]).split()
-            ours = [name for name in listed if is_our_set(name)]
+            ours = list(OUR_SETS.ours(listed))
             if ours:
                 self._restore_sets(f"destroy {name}" for name in ours)
         self.links.uninstall()

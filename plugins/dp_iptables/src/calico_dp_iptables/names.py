@@ -16,8 +16,10 @@ import attrs
 
 from calico_kernel.model.names import hashed_id, length_limited_id
 from calico_kernel.model.nodestate import PolicyId, PolicyList
+from calico_kernel.reconcile.ownership import NameMark
 
-CHAIN_PREFIX = "cali-"
+OUR_CHAINS = NameMark(("cali-",))
+OUR_SETS = NameMark(("cali40", "cali60", "cali4t", "cali6t"))
 MAX_CHAIN = 28
 MAX_SET = 31
 
@@ -90,10 +92,6 @@ def set_name(set_id: str, version: int) -> str:
 
 def temporary_set_name(number: int, version: int) -> str:
     return f"cali{version}t{number}"
-
-
-def is_our_set(name: str) -> bool:
-    return name[:6] in ("cali40", "cali60", "cali4t", "cali6t")
 
 
 def is_usable_interface(name: str) -> bool:

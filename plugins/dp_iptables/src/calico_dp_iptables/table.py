@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import attrs
 
 from calico_dp_iptables import rules as r
-from calico_dp_iptables.names import CHAIN_PREFIX
+from calico_dp_iptables.names import OUR_CHAINS
 from calico_dp_iptables.rules import RenderedRule, Rule, rendered, rule
 from calico_dp_iptables.static_chains import Hook
 
@@ -58,7 +58,7 @@ def parse_save(text: str) -> dict[str, Observed]:
             name, chains, hooks = line[1:].strip(), {}, {}
         elif line.startswith(":"):
             chain = line[1:].split(" ", 1)[0]
-            if chain.startswith(CHAIN_PREFIX):
+            if OUR_CHAINS.owns(chain):
                 chains[chain] = []
             elif not line.startswith(f":{chain} -"):
                 hooks[chain] = []
