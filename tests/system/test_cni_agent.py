@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 from calico_kernel.cli.calico import main as calico
 from calico_kernel.compose import compose
 from calico_kernel.config import load
+from calico_kernel.hookspecs import Ipam
 from calico_kernel.host import netns as namespaces
 from calico_kernel.host.netlink import Netlink
 from calico_kernel.model.keys import HandleQuery, ResourceQuery
@@ -60,6 +62,23 @@ class Runtime:
         with ThreadPoolExecutor(4) as pool:
             return list(pool.map(lambda number: self.call(command, number), range(COUNT)))
 
+    @contextlib.contextmanager
+    def ipam(self) -> Iterator[Ipam]:
+        composition = compose(load(str(self.rig.config)))
+        yield composition.open_ipam()
+        composition.close()
+
+    def left_after_collection(self) -> dict[str, Any]:
+        """A death between its two writes leaves a handle that counts too much. It holds no address, and collecting
+        takes it once it is old enough not to be an assignment under way."""
+        deadline = time.monotonic() + 20
+        while (left := self.left()) and time.monotonic() < deadline:
+            assert left.keys() <= {"handles", "problems"}, left
+            with self.ipam() as ipam:
+                ipam.collect(ipam.check())
+            time.sleep(0.2)
+        return left
+
     def left(self) -> dict[str, Any]:
         """What there is of containers: nothing once all are gone."""
         store = self.rig.store
@@ -67,9 +86,8 @@ class Runtime:
             links = [link.name for link in nl.links(kind="veth")]
         endpoints = [record.key for record in store.list([ResourceQuery("WorkloadEndpoint")]).records]
         handles = [record.key for record in store.list([HandleQuery()]).records if "container" in str(record.key)]
-        composition = compose(load(str(self.rig.config)))
-        problems = [problem for problem in composition.open_ipam().check() if "container" in str(problem)]
-        composition.close()
+        with self.ipam() as ipam:
+            problems = [problem for problem in ipam.check() if "container" in str(problem)]
         found = {"links": links, "endpoints": endpoints, "handles": handles, "problems": problems}
         return {key: value for key, value in found.items() if value}
 
@@ -131,7 +149,7 @@ def test_agent_killed_under_adds_then_retried_and_deleted_leaves_nothing(runtime
         assert status or before == after
     assert len({ip["address"] for _, said in again for ip in said["ips"]}) == COUNT
     assert [status for status, _ in runtime.all("DEL")] == [0] * COUNT
-    assert runtime.left() == {}
+    assert runtime.left_after_collection() == {}
 
 
 def test_agent_killed_under_adds_then_gc_leaves_nothing(runtime: Runtime) -> None:
@@ -152,7 +170,7 @@ def test_agent_killed_under_dels_then_deleted_again_leaves_nothing(runtime: Runt
     _kill_under(runtime.rig, lambda: runtime.all("DEL"), 0.1)
     runtime.rig.start_agent()
     assert [status for status, _ in runtime.all("DEL")] == [0] * COUNT
-    assert runtime.left() == {}
+    assert runtime.left_after_collection() == {}
 
 
 def test_endpoint_is_this_nodes(runtime: Runtime) -> None:
