@@ -1,6 +1,6 @@
 """The contract of a datastore, as tests.
 
-A plugin subclasses ``DatastoreContract``, supplies ``store`` and the four small levers below it, and runs all of it.
+A plugin subclasses ``DatastoreContract``, supplies ``store`` and the three small levers below it, and runs all of it.
 The in-memory datastore runs it too, so neither can drift.
 """
 
@@ -135,15 +135,15 @@ class DatastoreContract:
 
     def forget_history(self, store: Datastore) -> None:
         """Compact: a list or a watch may start from the newest revision, at most one before it, and none earlier."""
-        raise NotImplementedError
+        raise NotImplementedError("compact the history")
 
     def outage(self, store: Datastore) -> AbstractContextManager[None]:
         """While it is entered, the datastore cannot be reached; what is stored survives."""
-        raise NotImplementedError
+        raise NotImplementedError("make the datastore unreachable")
 
     def write_raw(self, store: Datastore, at: str, raw: bytes) -> None:
         """Store bytes under a path, unchecked, as a broken or newer writer would."""
-        raise NotImplementedError
+        raise NotImplementedError("store bytes under a path")
 
     # ── single records ──
 
@@ -575,7 +575,7 @@ class SharedDatastoreContract(DatastoreContract):
 
     def opener(self, store: Datastore) -> Callable[[], Datastore]:
         """Something picklable that opens the same datastore in another process."""
-        raise NotImplementedError
+        raise NotImplementedError("return a function that opens the same datastore")
 
     def test_watch_under_concurrent_processes_has_no_gap_and_no_repeat(self, store: Datastore) -> None:
         opener = self.opener(store)

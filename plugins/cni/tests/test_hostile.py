@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from calico_kernel.host import netns as namespaces
+from calico_kernel.model.keys import ResourceQuery
 
 pytestmark = pytest.mark.node
 
@@ -133,3 +134,35 @@ def test_frames_that_are_no_frames_do_not_stop_the_agent(node: Any, workload: Ca
 def test_a_configuration_that_is_too_large_is_refused_by_the_executable(node: Any) -> None:
     answer = node.run("ADD", "c1", "/proc/self/ns/net", conf=json.dumps(node.conf(filler="x" * (1 << 20))))
     assert (answer.status, answer.said["code"]) == (1, 7)
+
+
+@pytest.mark.parametrize("namespace", ["../x", "a/b", "A", "x" * 300])
+def test_a_namespace_that_cannot_be_one_leaves_no_profile(
+    node: Any, workload: Callable[[], str], namespace: str
+) -> None:
+    before = node.store.list([ResourceQuery("Profile")]).records
+    environment = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": namespaces.path_of(workload()),
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": f"K8S_POD_NAME=web;K8S_POD_NAMESPACE={namespace}",
+    }
+    answer = node.service.handle({"env": environment, "config": json.dumps(node.conf()), "_fds": []})
+    assert answer["status"] == 1
+    assert node.store.list([ResourceQuery("Profile")]).records == before
+    assert node.nothing_left()
+
+
+def test_an_add_for_another_node_is_refused_at_once(node: Any, workload: Callable[[], str]) -> None:
+    environment = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": namespaces.path_of(workload()),
+        "CNI_IFNAME": "eth0",
+    }
+    conf = {**node.conf(), "nodename": "somebody-else"}
+    answer = node.service.handle({"env": environment, "config": json.dumps(conf), "_fds": []})
+    said = json.loads(answer["stdout"])
+    assert (said["code"], "is not this agent's node" in said["msg"]) == (7, True)
+    assert node.nothing_left()

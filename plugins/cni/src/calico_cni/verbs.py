@@ -144,9 +144,16 @@ class Verbs:
         self, inv: Invocation, attachment: Attachment, before: Stored | None, netns_fd: int, undo: Undo
     ) -> Mapping[str, Any]:
         conf = inv.conf
+        if attachment.node != self.services.node:  # nobody here would ever program it
+            raise CniError(
+                errors.INVALID_CONFIG, f"nodename: {attachment.node!r} is not this agent's node {self.services.node!r}"
+            )
         want = self._wanted(inv, attachment)
         mac = self._mac(inv, before, attachment)
-        for profile in endpoints.missing_profiles(attachment, conf):
+        missing = endpoints.missing_profiles(attachment, conf)
+        for profile in missing if attachment.pod else ():
+            validate.check(profile)  # the names of its namespace and account come from outside
+        for profile in missing:
             self.endpoints.ensure_profile(profile)  # not undone: it is the network's, not this container's
 
         source = self._source(inv, conf.annotations)
