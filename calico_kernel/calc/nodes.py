@@ -106,9 +106,9 @@ def _parsable(texts: Iterable[str]) -> Iterable[str]:
             continue
 
 
-def _with_length(ip: str, subnet: str) -> str:
+def _with_length(address: str, subnet: str) -> str:
     """The address with the length of its subnet: "172.30.1.11/24"."""
-    return f"{ip}/{subnet.partition('/')[2]}" if ip else ""
+    return f"{address}/{subnet.partition('/')[2]}" if address else ""
 
 
 def _as_number(written: int | str | None) -> int | None:

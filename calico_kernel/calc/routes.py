@@ -284,8 +284,8 @@ class Routes:
         mine, other = self._nodes.get(self._node), self._nodes.get(node)
         if mine is None or other is None:
             return False
-        subnet, ip = (mine.subnet_ipv4, other.ipv4) if version == 4 else (mine.subnet_ipv6, other.ipv6)
-        return bool(subnet and ip) and _contains(_prefix(ip_network(subnet)), _prefix(ip_network(ip)))
+        subnet, address = (mine.subnet_ipv4, other.ipv4) if version == 4 else (mine.subnet_ipv6, other.ipv6)
+        return bool(subnet and address) and _contains(_prefix(ip_network(subnet)), _prefix(ip_network(address)))
 
 
 def _block_routes(block: AllocationBlock) -> dict[_Prefix, str]:

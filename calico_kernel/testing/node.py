@@ -58,8 +58,12 @@ HOST_MAC = "ee:ee:ee:ee:ee:ee"
 READY_S = 120.0
 
 
+_OWNER = os.getpid()
+
+
 def name_of(number: int) -> str:
-    return f"w{number}"
+    """The namespace of a workload. Processes that run tests side by side share /run/netns."""
+    return f"w{number}.{_OWNER}"
 
 
 def address_of(number: int) -> str:
@@ -197,8 +201,8 @@ class NodeRig:
             sys.stderr.write(f"{text}\n")
 
     def _workload(self, number: int) -> None:
-        name, address, host = name_of(number), address_of(number), f"cali{number:05d}"
-        fd = os.open(netns.create(name), os.O_RDONLY)
+        address, host = address_of(number), f"cali{number:05d}"
+        fd = os.open(netns.create(name_of(number)), os.O_RDONLY)
         try:
             with Netlink() as here, Netlink(fd) as inside:
                 here.run(add_veth(host, "eth0", peer_netns_fd=fd, mac=HOST_MAC, up=True))
@@ -213,7 +217,7 @@ class NodeRig:
                     inside.run(request)
         finally:
             os.close(fd)
-        self.store.create(*endpoint(NODE, name, address, host, {"app": "local", "number": str(number)}))
+        self.store.create(*endpoint(NODE, f"w{number}", address, host, {"app": "local", "number": str(number)}))
 
     # ── the agent ─────────────────────────────────────────────────────────────────────────────────────────────────
 
