@@ -92,9 +92,3 @@ class RoutingError(CalicoError):
     """The routing daemon refused or is away."""
 
     retryable = True
-
-
-class AgentUnavailable(CalicoError):
-    """The node agent does not answer on its socket."""
-
-    retryable = True

@@ -54,10 +54,19 @@ class FeedState:
 class Feed(threading.Thread):
     """Runs until ``stop``. ``sink`` may block: that is the back-pressure."""
 
-    def __init__(self, store: Datastore, queries: Sequence[Query], sink: Callable[[Batch], None]) -> None:
+    def __init__(
+        self,
+        store: Datastore,
+        queries: Sequence[Query],
+        sink: Callable[[Batch], None],
+        *,
+        retry_min_s: float = 0.1,
+        retry_max_s: float = 30.0,
+    ) -> None:
         super().__init__(name="feed", daemon=True)
         self.state = FeedState()
         self._store, self._queries, self._sink = store, queries, sink
+        self._backoff = Backoff(first_s=retry_min_s, most_s=retry_max_s)
         self._stopping = threading.Event()
         self._watch: Watch | None = None
         self._known: set[Key] = set()
@@ -77,21 +86,20 @@ class Feed(threading.Thread):
             watch.close()
 
     def run(self) -> None:
-        backoff = Backoff(first_s=0.1, most_s=10.0)
         while not self._stopping.is_set():
             try:
                 revision = self._list()
-                backoff.reset()
+                self._backoff.reset()
                 self._follow(revision)
             except RevisionTooOld as exc:
                 log.info("listing everything again: %s", exc.what)
             except DatastoreUnavailable as exc:
                 self._away(exc)
-                self._stopping.wait(backoff.next_s())
+                self._stopping.wait(self._backoff.next_s())
             except Exception:
                 log.exception("the feed broke and starts over with a new listing")
                 self.state.trouble = "an unexpected error broke the feed; see the log"
-                self._stopping.wait(backoff.next_s())
+                self._stopping.wait(self._backoff.next_s())
 
     def _away(self, exc: DatastoreUnavailable) -> None:
         if self.state.connected or not self.state.in_sync:
@@ -119,7 +127,6 @@ class Feed(threading.Thread):
         return listing.revision
 
     def _follow(self, revision: str) -> None:
-        backoff = Backoff(first_s=0.1, most_s=5.0)
         watch = self._watch = self._store.watch(self._queries, revision=revision)
         try:
             while not self._stopping.is_set() and not self._again.is_set():
@@ -127,10 +134,10 @@ class Feed(threading.Thread):
                     events = watch.next(WATCH_S)
                 except DatastoreUnavailable as exc:
                     self._away(exc)
-                    self._stopping.wait(backoff.next_s())
+                    self._stopping.wait(self._backoff.next_s())
                     continue
                 self._back()
-                backoff.reset()
+                self._backoff.reset()
                 if events:
                     self.state.events += len(events)
                     self._sink(Batch(list(self._changes(events))))

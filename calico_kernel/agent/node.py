@@ -159,7 +159,13 @@ class NodeAgent:
             listeners.append(self._tunnels.saw)
         make_calculator = partial(Calculator, self._config.node, self._felix_environment())
         self._loop = CalcLoop(make_calculator, self._config.node, self._workers, self._programmed, listeners)
-        self._feed = Feed(store, self._loop.calculator.queries(), self._loop.sink)
+        self._feed = Feed(
+            store,
+            self._loop.calculator.queries(),
+            self._loop.sink,
+            retry_min_s=settings.retry_min_s,
+            retry_max_s=settings.retry_max_s,
+        )
         self._loop.start_over = self._feed.restart
         return [opened.value for opened in composition.local_services(self._lend)]
 

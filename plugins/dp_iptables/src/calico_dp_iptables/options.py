@@ -60,8 +60,6 @@ class Options:
     sets_refresh_s: float = 90.0
     routes_refresh_s: float = 90.0
     route_protocol: int = 3
-    route_priority_ipv4: int = 1024
-    route_priority_ipv6: int = 1024
     route_source_ipv4: str = ""
     route_source_ipv6: str = ""
     sync_routes: bool = True
@@ -117,8 +115,6 @@ class Options:
             sets_refresh_s=float(get("ipsets_refresh_interval", 90.0)),
             routes_refresh_s=float(get("route_refresh_interval", 90.0)),
             route_protocol=int(get("device_route_protocol", 3)),
-            route_priority_ipv4=int(get("ipv4_normal_route_priority", 1024)),
-            route_priority_ipv6=int(get("ipv6_normal_route_priority", 1024)),
             route_source_ipv4=str(get("device_route_source_address", "") or ""),
             route_source_ipv6=str(get("device_route_source_address_ipv6", "") or ""),
             sync_routes=not get("route_sync_disabled", False),
