@@ -35,7 +35,7 @@ from calico_kernel.model.felix import FelixConfiguration
 from calico_kernel.model.ipam import AllocationBlock
 from calico_kernel.model.keys import BlockKey, BlockQuery, Key, Query, ResourceKey, ResourceQuery
 from calico_kernel.model.network import GlobalNetworkSet, IPPool, NetworkSet
-from calico_kernel.model.nodestate import Delta, EncapsulationNeeds, MapDelta, PolicyId, ResolvedConfig
+from calico_kernel.model.nodestate import PORT_PROTOCOLS, Delta, EncapsulationNeeds, MapDelta, PolicyId, ResolvedConfig
 from calico_kernel.model.policy import Profile, StagedKubernetesNetworkPolicy, Tier
 from calico_kernel.model.records import Malformed, Value
 from calico_kernel.model.services import KubernetesEndpointSlice
@@ -51,7 +51,6 @@ from calico_kernel.policy.effective import protocol_number
 
 _INHERITED = (NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_LABEL_PREFIX)
 _AUTOMATIC = frozenset((NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL))
-_PORT_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 
 _KINDS = (
     "WorkloadEndpoint",
@@ -378,7 +377,7 @@ class Calculator:
         found: dict[NamedPort, None] = {}
         for port in written:
             if port.name:
-                protocol = _PORT_PROTOCOLS.get(protocol_number(port.protocol))
+                protocol = PORT_PROTOCOLS.get(protocol_number(port.protocol))
                 if protocol is None:
                     raise ValueError(f"port {port.name!r}: protocol {port.protocol!r} has no ports")
                 found[NamedPort(port.name, protocol, port.port)] = None

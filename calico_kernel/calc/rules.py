@@ -10,13 +10,12 @@ from collections.abc import Iterable, Sequence
 
 from calico_kernel.calc.addresses import IpNetwork
 from calico_kernel.calc.ipsets import SetSpec
-from calico_kernel.model.nodestate import ANY, IpSetKind, Match, ParsedRule
+from calico_kernel.model.nodestate import ANY, PORT_PROTOCOLS, IpSetKind, Match, ParsedRule
 from calico_kernel.model.policy import Rule
 from calico_kernel.policy.effective import EffectiveRule, EffectiveSide
 from calico_kernel.selector import Selector, parse
 from calico_kernel.selector.ids import named_port_id, service_id
 
-_NAMED_PORT_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 _ANY_SIDE = EffectiveSide()
 
 DENY = (ParsedRule(action="deny"),)
@@ -57,7 +56,7 @@ class RuleParser:
     def _side(self, side: EffectiveSide, protocol: int | None, is_destination: bool) -> Match:
         if side is _ANY_SIDE or side == _ANY_SIDE:
             return ANY
-        transport = "any" if protocol is None else _NAMED_PORT_PROTOCOLS.get(protocol, "tcp")
+        transport = "any" if protocol is None else PORT_PROTOCOLS.get(protocol, "tcp")
         ip_sets: list[str] = []
         if side.selector is not None and (side.ports or not side.named_ports):
             # With named ports alone, their sets are already narrowed by the selector.

@@ -112,6 +112,10 @@ class IpSetKind(enum.Enum):
     IP_PORT = "ip_port"
 
 
+PORT_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+"""How members of ``IP_PORT`` sets write their protocol; others have no named ports."""
+
+
 @attrs.frozen(kw_only=True, slots=True)
 class IpSet:
     """Members of both families together; a plugin splits them. A bare address has no ``/32`` or ``/128``."""

@@ -17,6 +17,7 @@ import attrs
 
 from calico_kernel.hookspecs import ApplyReport, Dataplane, Failure
 from calico_kernel.model.nodestate import (
+    PORT_PROTOCOLS,
     ActivePolicy,
     ActiveProfile,
     Delta,
@@ -40,8 +41,6 @@ Direction = Literal["ingress", "egress"]
 Answer = Literal["allow", "deny", "undecided"]
 Net = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_PORT_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
-
 
 @attrs.define
 class _Members:
@@ -63,7 +62,7 @@ class _Members:
         return address in self.texts or any(ipaddress.ip_address(address) in prefix for prefix in self.prefixes)
 
     def has_port(self, address: str, protocol: int, port: int) -> bool:
-        return f"{address},{_PORT_PROTOCOLS.get(protocol, '')}:{port}" in self.texts
+        return f"{address},{PORT_PROTOCOLS.get(protocol, '')}:{port}" in self.texts
 
 
 @attrs.define

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import struct
 
-from calico_kernel.lab.packets import sctp_init, sctp_init_tag
+from calico_kernel.lab.packets import ECHO_REPLY, sctp_init, sctp_init_tag
 from calico_kernel.policy.matching import ICMP_OF_VERSION, Packet
 
 TCP, UDP, SCTP, UDPLITE = 6, 17, 132, 136
 _MARK = b"calico-probe"
 _SYN, _RST, _ACK = 2, 4, 16
-_ECHO_REPLY = {4: 0, 6: 129}
 
 
 def encode(packet: Packet, nonce: int) -> bytes:
@@ -50,7 +49,7 @@ def decode(protocol: int, version: int, data: bytes) -> int | None:
     if protocol == SCTP:
         found = sctp_init_tag(data)
         return found[1] if found else None
-    if protocol == ICMP_OF_VERSION[version] and data[:1] == bytes([_ECHO_REPLY[version]]):
+    if protocol == ICMP_OF_VERSION[version] and data[:1] == bytes([ECHO_REPLY[version]]):
         return None
     at = data.find(_MARK)
     return int(struct.unpack_from("!I", data, at + len(_MARK))[0]) if 0 <= at <= len(data) - len(_MARK) - 4 else None
@@ -62,7 +61,7 @@ def decode_answer(protocol: int, version: int, data: bytes) -> int | None:
         if len(data) < 20 or not data[13] & _ACK:
             return None
         return (int.from_bytes(data[8:12]) - 1) & 0xFFFFFFFF
-    if protocol == ICMP_OF_VERSION[version] and len(data) >= 8 and data[0] == _ECHO_REPLY[version]:
+    if protocol == ICMP_OF_VERSION[version] and len(data) >= 8 and data[0] == ECHO_REPLY[version]:
         return int.from_bytes(data[4:6]) | int.from_bytes(data[6:8]) << 16
     return None
 
