@@ -96,16 +96,18 @@ def chosen_topology(arguments: argparse.Namespace) -> Any:
     from calico_kernel.lab import topology
 
     if arguments.topology is not None:
-        if arguments.nodes or arguments.racks:
+        if arguments.nodes is not None or arguments.racks is not None:
             raise ConfigError(what="--topology does not go with --nodes or --racks", todo="give one or the other")
         try:
             text = arguments.topology.read_text()
         except OSError as exc:
             raise ConfigError(what=f"cannot read {arguments.topology}: {exc.strerror}", todo="name a file") from exc
+        except UnicodeDecodeError as exc:
+            raise ConfigError(what=f"{arguments.topology} is not text", todo="name a YAML file") from exc
         return topology.load(text, origin=str(arguments.topology))
-    if arguments.nodes or arguments.racks:
-        racks = arguments.racks or 1
-        return topology.generated(arguments.nodes or racks, racks)
+    if arguments.nodes is not None or arguments.racks is not None:
+        racks = 1 if arguments.racks is None else arguments.racks
+        return topology.generated(racks if arguments.nodes is None else arguments.nodes, racks)
     return topology.demo()
 
 

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pytest
 
 from calico_kernel.errors import ConfigError
 from calico_kernel.lab import seeds, topology
+from calico_kernel.lab.cli import chosen_topology
 
 
 def test_demo_spreads_every_namespace_over_both_racks_and_shares_nodes() -> None:
@@ -33,6 +37,18 @@ def test_generated_topology_has_as_many_nodes_as_asked_in_no_more_racks(nodes: i
 def test_more_racks_than_nodes_is_refused() -> None:
     with pytest.raises(ConfigError, match="2 nodes cannot fill 3 racks"):
         topology.generated(2, 3)
+
+
+@pytest.mark.parametrize(("nodes", "racks"), [(0, None), (None, 0), (-1, None), (0, 0)])
+def test_a_lab_of_nothing_is_refused_and_not_taken_for_the_demo(nodes: int | None, racks: int | None) -> None:
+    with pytest.raises(ConfigError, match="cannot fill"):
+        chosen_topology(argparse.Namespace(topology=None, nodes=nodes, racks=racks))
+
+
+def test_a_topology_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not text"):
+        chosen_topology(argparse.Namespace(topology=tmp_path / "t.yaml", nodes=None, racks=None))
 
 
 @pytest.mark.parametrize(
