@@ -19,6 +19,8 @@ from bench._common import enter_bubble, report
 
 BATCH = 100
 """Writes of one transaction; etcd takes up to 128."""
+PAGE_KEYS = 10_000
+"""Of the bare list: pages of the size that the datastore arrives at for such endpoints."""
 
 
 def endpoint(number: int, mark: int = 0) -> tuple[bytes, bytes]:
@@ -106,7 +108,6 @@ def timed(work: Any) -> tuple[float, float, Any]:
 
 def measure_list(store: Any, raw: Raw, count: int) -> dict[str, Any]:
     from calico_datastore_etcd import proto
-    from calico_datastore_etcd.store import PAGE_KEYS
     from calico_kernel.model import keys
     from calico_kernel.model.keys import ResourceQuery
 

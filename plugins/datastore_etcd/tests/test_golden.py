@@ -70,7 +70,8 @@ def test_list_of_several_pages_is_as_of_one_moment_and_in_order(
     for path, raw in RECORDED.items():
         etcd.call("Put", proto.PutRequest(key=path.encode(), value=raw))
     whole = store.list(EVERYTHING)
-    monkeypatch.setattr("calico_datastore_etcd.store.PAGE_KEYS", 3)
+    monkeypatch.setattr("calico_datastore_etcd.store.FIRST_PAGE_KEYS", 2)
+    monkeypatch.setattr("calico_datastore_etcd.store.PAGE_BYTES", 2000)
     pages = store.list(EVERYTHING)
     assert pages == whole
     paths = [keys.path(record.key) for record in pages.records]

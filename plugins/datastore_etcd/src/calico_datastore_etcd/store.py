@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from calico_datastore_etcd import proto
@@ -25,7 +26,9 @@ from calico_kernel.model.records import Listing, Record, Value
 
 MAX_VALUE_BYTES = 1_571_840
 """etcd's default limit for a request is 1.5 MiB; the rest is for the key and the frame."""
-PAGE_KEYS = 5000
+FIRST_PAGE_KEYS, PAGE_BYTES = 1000, 8_000_000
+"""The first page of a list is small, the others are sized by it. etcd walks the index to the end of the range for each
+page, so many small ones are slow in a large range; of large values, as of IPAM, a fixed number may be too many."""
 LIST_ATTEMPTS = 3
 """A list without a revision starts again when its moment is compacted away between two pages."""
 
@@ -146,19 +149,32 @@ class EtcdDatastore(Datastore):
         with collector_resting():
             for prefix in minimal_prefixes(keys.prefix(query) for query in queries):
                 # Prefixes are sorted and disjoint, so what they give follows each other in order.
-                start, end = prefix.encode(), proto.prefix_end(prefix.encode())
-                while True:
-                    page = self._client.call(
-                        "Range", proto.RangeRequest(key=start, range_end=end, limit=PAGE_KEYS, revision=moment)
-                    )
+                for page in self._pages(prefix.encode(), moment):
                     moment = moment or page.header.revision
                     records.extend(decoded(page.kvs, queries))
-                    if not page.more:
-                        break
-                    start = page.kvs[-1].key + b"\0"
         if not moment:
             moment = self._client.call("Range", proto.RangeRequest(key=keys.ROOT.encode())).header.revision
         return Listing(records, str(moment))
+
+    def _pages(self, prefix: bytes, moment: int) -> Iterator[Any]:
+        """All pages as of ``moment``, or of the first one when it is 0. The next is fetched while one is decoded."""
+
+        def fetch(start: bytes, at: int, limit: int) -> Any:
+            return self._client.call(
+                "Range",
+                proto.RangeRequest(key=start, range_end=proto.prefix_end(prefix), limit=limit, revision=at),
+            )
+
+        page = fetch(prefix, moment, FIRST_PAGE_KEYS)
+        moment = moment or page.header.revision
+        limit = max(1, PAGE_BYTES * len(page.kvs) // page.ByteSize())
+        with contextlib.ExitStack() as stack:
+            fetcher = stack.enter_context(ThreadPoolExecutor(1)) if page.more else None
+            while fetcher is not None and page.more:
+                following = fetcher.submit(fetch, page.kvs[-1].key + b"\0", moment, limit)
+                yield page
+                page = following.result()
+            yield page
 
 
 def encoded(key: Key, value: Value) -> bytes:
