@@ -250,8 +250,10 @@ def _release_from_reports(args: argparse.Namespace, session: Session) -> int:
                 report = json.load(handle)
             seen.append({(one["kind"], one["subject"]) for one in report["problems"]})
             guid = report["clusterGUID"]
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise Refused(f"report {file} cannot be used: {exc}") from exc
+        except OSError as exc:
+            raise Refused(f"report {file} cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise Refused(f"report {file} is not one that `calicoctl ipam check --report` wrote") from exc
         if guid != _cluster_guid(session):
             raise Refused(f"report {file} is of another cluster")
     ipam = session.composition.open_ipam()

@@ -74,10 +74,17 @@ def to_resource(document: Mapping[str, Any], *, internal: bool = False) -> Resou
     kind, version = document.get("kind"), document.get("apiVersion")
     info = KINDS.get(kind) if isinstance(kind, str) else None
     if info is None or (info.internal and not internal) or version != _api_version(info.type):
-        raise ValidationError(
-            describe(document), [("kind", f"unknown resource type ({kind}) and/or version ({version})")]
-        )
+        said = f"unknown resource type ({kind}) and/or version ({version})"
+        raise ValidationError(describe(document), [("kind", said + _meant(kind, version))])
     return read_struct(document, info.type)
+
+
+def _meant(kind: object, version: object) -> str:
+    known = {name.lower(): info for name, info in KINDS.items() if not info.internal}
+    near = known.get(kind.lower()) if isinstance(kind, str) else None
+    if near is None or (near.kind == kind and version not in (None, "", "crd.projectcalico.org/v1")):
+        return ""
+    return f"; write kind: {near.kind} and apiVersion: {_api_version(near.type)}"
 
 
 def read_struct(document: Mapping[str, Any], struct: type[S]) -> S:

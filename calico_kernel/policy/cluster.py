@@ -341,7 +341,7 @@ def _services(resources: Sequence[Resource]) -> dict[tuple[str, str], Service]:
         }
         known = services.get(key, NO_SERVICE)
         services[key] = Service(
-            known.addresses | addresses,
+            known.addresses.union(addresses),
             known.endpoints | {(address, protocol, port) for address in addresses for protocol, port in ports},
         )
     return services
@@ -420,29 +420,31 @@ def _network_set(network_set: NetworkSet | GlobalNetworkSet) -> Endpoint:
 
 
 def _node_addresses(resources: Sequence[Resource]) -> dict[Address, str]:
+    """Those that a node is known by before those of its tunnels: the first is meant where only the node is named."""
     addresses: dict[Address, str] = {}
     for node in resources:
         if not isinstance(node, Node):
             continue
         spec, bgp, wireguard = node.spec, node.spec.bgp, node.spec.wireguard
         texts = [
-            *((bgp.ipv4_address, bgp.ipv6_address, bgp.ipv4_ipip_tunnel_addr) if bgp else ()),
+            *((bgp.ipv4_address, bgp.ipv6_address) if bgp else ()),
+            *(address.address for address in spec.addresses),
+            *(address for interface in spec.interfaces for address in interface.addresses),
+            bgp.ipv4_ipip_tunnel_addr if bgp else "",
             spec.ipv4_vxlan_tunnel_addr,
             spec.ipv6_vxlan_tunnel_addr,
             *((wireguard.interface_ipv4_address, wireguard.interface_ipv6_address) if wireguard else ()),
-            *(address.address for address in spec.addresses),
-            *(address for interface in spec.interfaces for address in interface.addresses),
         ]
         addresses.update(dict.fromkeys(_readable_addresses(texts), node.metadata.name))
     return addresses
 
 
-def _readable_addresses(texts: Iterable[str]) -> set[Address]:
-    """Those of ``texts`` that are addresses: a node's list also holds host names."""
-    found: set[Address] = set()
+def _readable_addresses(texts: Iterable[str]) -> list[Address]:
+    """Those of ``texts`` that are addresses, in their order: a node's list also holds host names."""
+    found: list[Address] = []
     for text in texts:
         try:
-            found.add(ip_interface(text).ip)
+            found.append(ip_interface(text).ip)
         except ValueError:
             continue
     return found
@@ -454,8 +456,8 @@ def _uplinks(resources: Sequence[Resource]) -> dict[str, str]:
     for node in resources:
         if not isinstance(node, Node) or node.spec.bgp is None:
             continue
-        main = _readable_addresses((node.spec.bgp.ipv4_address, node.spec.bgp.ipv6_address))
+        main = set(_readable_addresses((node.spec.bgp.ipv4_address, node.spec.bgp.ipv6_address)))
         for interface in node.spec.interfaces:
-            if main & _readable_addresses(interface.addresses):
+            if not main.isdisjoint(_readable_addresses(interface.addresses)):
                 uplinks[node.metadata.name] = interface.name
     return uplinks

@@ -441,3 +441,13 @@ def test_what_a_terminal_would_obey_is_written_out(ctl: Any) -> None:
     assert "\x1b" not in shown and r"a == '\x1b[2J\n'" in shown
     wrong = ctl("apply", "-f", "-", text=policy.replace("kind: G", 'kind: "\\e[2J" #'))
     assert wrong.status == 1 and "\x1b" not in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "cannot be read"), ("{}", "is not one that"), ("x", "is not one that")]
+)
+def test_a_report_that_is_none_is_refused(ctl: Any, tmp_path: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / "report.json").write_text(text)
+    ran = ctl("ipam", "release", "--force", "--from-report", f"{tmp_path}/report.json")
+    assert ran.status == 1 and said in ran.err

@@ -132,6 +132,19 @@ def test_unknown_kind_version_or_machine_kept_kind_is_refused(head: str) -> None
     assert path == "kind" and reason.startswith("unknown resource type")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "apiVersion: projectcalico.org/v3\nkind: networkpolicy",
+        "apiVersion: crd.projectcalico.org/v1\nkind: NetworkPolicy",
+        "kind: NetworkPolicy",
+    ],
+)
+def test_a_kind_that_is_nearly_right_is_answered_with_what_to_write(head: str) -> None:
+    ((_, reason),) = problems(head + "\nmetadata: {name: x}\n")
+    assert reason.endswith("; write kind: NetworkPolicy and apiVersion: projectcalico.org/v3")
+
+
 NESTED_ALIASES = "\n".join(
     ["a: &a [1,1,1,1,1,1,1,1,1,1]"]
     + [f"{n}: &{n} [" + ",".join([f"*{p}"] * 10) + "]" for p, n in zip("abcdefg", "bcdefgh", strict=True)]

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from calico_kernel.errors import NotFound
-from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec, WorkloadEndpoint, WorkloadEndpointSpec
+from calico_kernel.model.endpoints import (
+    Node,
+    NodeAddress,
+    NodeBGPSpec,
+    NodeSpec,
+    WorkloadEndpoint,
+    WorkloadEndpointSpec,
+)
 from calico_kernel.model.meta import ObjectMeta, Resource
 from calico_kernel.model.policy import (
     EntityRule,
@@ -157,6 +165,16 @@ def test_ends_are_addresses_workloads_or_nodes(
     ends: tuple[str, str], options: dict[str, Any], expected: Packet
 ) -> None:
     assert packet_between(*ends, Cluster.from_resources(BASE), **options) == expected
+
+
+def test_a_node_is_meant_by_its_own_address_before_those_of_its_tunnels() -> None:
+    spec = NodeSpec(
+        ipv4_vxlan_tunnel_addr="10.65.0.1",
+        addresses=(NodeAddress(address="172.30.9.9", type="InternalIP"), NodeAddress(address="172.30.9.8")),
+    )
+    cluster = Cluster.from_resources([Node(metadata=ObjectMeta(name="n9"), spec=spec)])
+    assert packet_between("n9", "192.0.2.1", cluster, port=80).source == ip_address("172.30.9.9")
+    assert [str(address) for address in cluster.node_addresses] == ["172.30.9.9", "172.30.9.8", "10.65.0.1"]
 
 
 @pytest.mark.parametrize(
