@@ -34,9 +34,13 @@ TRY_AGAIN, INVALID, INTERNAL = 11, 7, 999  # CNI spec, "Well-known Error Codes"
 
 
 def refuse_where_served(path: str) -> None:
-    """Raises ConfigError when an agent answers on the socket ``path``."""
+    """Raises ConfigError when an agent answers on the socket ``path``, or none ever could."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(path) == 0:
+        try:
+            answered = probe.connect_ex(path) == 0
+        except (OSError, ValueError) as exc:  # not an address: too long, or with a zero byte
+            raise ConfigError(what=f"cannot serve {path}: {exc}", todo="set a shorter agent.run_dir") from exc
+        if answered:
             raise ConfigError(
                 what=f"a node agent runs: it serves {path}", todo="stop it; a second one needs its own agent.run_dir"
             )

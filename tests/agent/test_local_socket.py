@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from calico_kernel.agent import local_socket, node
-from calico_kernel.agent.local_socket import LocalSocket
+from calico_kernel.agent.local_socket import LocalSocket, refuse_where_served
 from calico_kernel.config import load
 from calico_kernel.errors import ConfigError, DatastoreUnavailable, IpamError
 from calico_kernel.hookspecs import LocalService
@@ -179,3 +179,8 @@ def test_while_an_agent_answers_a_second_one_and_uninstall_are_refused_before_th
     assert node.run(config) == 1
     assert "a node agent runs" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_socket_path_that_the_kernel_does_not_take_is_refused_with_the_setting_to_change() -> None:
+    with pytest.raises(ConfigError, match=r"agent\.run_dir"):
+        refuse_where_served("/run/" + "x" * 200)
