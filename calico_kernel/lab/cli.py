@@ -56,9 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _name(status)
     status.add_argument("--json", action="store_true")
 
-    logs = actions.add_parser("logs", help="the end of an agent's log, or of the lab's own")
+    logs = actions.add_parser("logs", help="the end of an agent's log, of the datastore's, or of the lab's own")
     _name(logs)
-    logs.add_argument("node", help="a node, or `lab`")
+    logs.add_argument("node", help="a node, `etcd` where the lab has it, or `lab`")
     logs.add_argument("--lines", type=int, default=100)
 
     actions.add_parser("list", help="running labs")
@@ -76,6 +76,12 @@ def _shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", type=Path, metavar="FILE", help="YAML: racks, namespaces, workloads, pools")
     parser.add_argument("--nodes", type=int, help="so many nodes, instead of the three of the demo")
     parser.add_argument("--racks", type=int, help="in so many racks")
+    parser.add_argument(
+        "--datastore",
+        choices=("sqlite", "etcd"),
+        help="what the nodes keep their records in; etcd: a server of the lab's own (default: what the topology says, "
+        "else sqlite)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -93,6 +99,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen_topology(arguments: argparse.Namespace) -> Any:
+    from calico_kernel.lab import topology
+
+    shape = _chosen_shape(arguments)
+    return topology.with_datastore(shape, arguments.datastore) if arguments.datastore else shape
+
+
+def _chosen_shape(arguments: argparse.Namespace) -> Any:
     from calico_kernel.lab import topology
 
     if arguments.topology is not None:
@@ -130,6 +143,11 @@ def _progress(text: str) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from calico_kernel.lab import runner
 
+    if arguments.name and arguments.datastore:
+        raise ConfigError(
+            what=f"--datastore does not go with --name: the lab {arguments.name} has its datastore already",
+            todo="leave one of them out",
+        )
     return runner.command(arguments, chosen_topology)
 
 
@@ -195,6 +213,8 @@ def _print_state(state: Any) -> None:
     topology = decode(state["topology"])
     rows: list[tuple[str, ...]] = [("NODE", "RACK", "IPV4", "IPV6")]
     rows += [(host.name, host.rack or "-", host.ipv4, host.ipv6) for host in (*topology.nodes, *topology.outside)]
+    if topology.server is not None:
+        rows.append((topology.server.name, "-", topology.server.ipv4, topology.server.ipv6))
     _table(rows)
     if state["interfaces"]:
         rows = [("WORKLOAD", "NODE", "IPV4", "IPV6", "INTERFACE")]

@@ -135,9 +135,9 @@ class LabClient:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what configures Calico on this machine: every node of a lab has its own file. ``FELIX_`` variables
-    stay, so that a lab can be started with them."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("CALICO_")}
+    """Ours, without what configures Calico or etcd on this machine: every node of a lab has its own file. ``FELIX_``
+    variables stay, so that a lab can be started with them."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("CALICO_", "ETCD_"))}
 
 
 def _into_bubble(pid: int) -> list[str]:
@@ -159,7 +159,7 @@ def start(
 
     Raises UnsupportedError (no user namespaces, a program missing: with what to do), LabError.
     """
-    check_programs()
+    check_programs(topology.datastore)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(address(name))

@@ -21,7 +21,6 @@ from typing import Any
 
 from calico_kernel.config import load as load_config
 from calico_kernel.errors import CalicoError, ConfigError
-from calico_kernel.host import netns
 from calico_kernel.lab import expectation, hosts, network, seeds, workloads
 from calico_kernel.lab.network import LabError
 from calico_kernel.lab.prober import Place, Probe, Prober
@@ -41,7 +40,8 @@ class Lab:
         self.prober: Prober | None = None
         self.timings_ms: dict[str, float] = {}
         self._say = say
-        self._hosts: dict[str, hosts.NodeHost] = {}
+        self._hosts: dict[str, hosts.LabHost] = {}
+        self._server: hosts.LabHost | None = None
         self._locks: dict[str, threading.Lock] = {}
         self._blocks: list[tuple[str, str]] = []
         self._datastore: Any = None
@@ -52,14 +52,17 @@ class Lab:
         """Wires and hosts. Raises CalicoError; what stands then goes with the bubble. Call before any thread is
         started, from the thread that lives as long as the lab: it forks."""
         with self._timed("network"):
-            network.check_programs()
+            network.check_programs(self.topology.datastore)
             count = len(self.topology.nodes)
             self._say(f"network: {count} node{'s' * (count != 1)} in {len(self.topology.racks)} racks")
             hosts.share_namespaces()
             network.build(self.topology)
             for host in self.topology.nodes:
-                self._hosts[host.name] = hosts.NodeHost(host)
+                self._hosts[host.name] = hosts.LabHost(host, self.topology)
                 self._locks[host.name] = threading.Lock()
+            if self.topology.server is not None:
+                self._server = hosts.LabHost(self.topology.server, self.topology)
+                self._locks[self.topology.server.name] = threading.Lock()
         places = [
             Place(host.name, host.netns, {4: host.ipv4, 6: host.ipv6})
             for host in (*self.topology.nodes, *self.topology.outside)
@@ -79,6 +82,10 @@ class Lab:
 
     def _start_agents(self) -> None:
         with self._timed("datastore"):
+            if self._server is not None:
+                self._say(f"datastore: {self._server.host.name}")
+                self.start_agent(self._server.host.name)
+                self.wait_ready(self._server.host.name)
             self._say("datastore: pools, namespaces, service accounts")
             self.apply(json.dumps(_listing(seeds.documents(self.topology))))
         with self._timed("agents"):
@@ -148,40 +155,42 @@ class Lab:
             name = next(iter(self._hosts))
             path = f"{hosts.LAB}/lab.yaml"
             with open(path, "w") as file:
-                json.dump(hosts.node_config(self.host(name).host), file)
+                json.dump(hosts.node_config(self.host(name).host, self.topology), file)
             self._datastore = compose(load_config(path)).open_datastore()
         return self._datastore
 
-    # ── agents ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── agents, and the datastore's server by its own name ────────────────────────────────────────────────────────────
 
-    def host(self, name: str) -> hosts.NodeHost:
+    def host(self, name: str) -> hosts.LabHost:
+        if self._server is not None and name == self._server.host.name:
+            return self._server
         self.topology.node(name)
         return self._hosts[name]
 
     def start_agent(self, name: str) -> int:
         with self._locks[name]:
-            return self.host(name).start_agent()
+            return self.host(name).start()
 
     def stop_agent(self, name: str) -> None:
         with self._locks[name]:
-            self.host(name).stop_agent()
+            self.host(name).stop()
 
     def kill_agent(self, name: str) -> None:
         with self._locks[name]:
-            self.host(name).kill_agent()
+            self.host(name).kill()
 
     def agent(self, name: str) -> Mapping[str, Any]:
         with self._locks[name]:
-            return self.host(name).agent()
+            return self.host(name).status()
 
     def wait_ready(self, name: str, *, deadline_s: float = READY_DEADLINE_S) -> None:
-        """Until the agent's /readiness answers 200. Raises LabError with its last words and the end of its log."""
+        """Until the program says that it is ready. Raises LabError with its last words and the end of its log."""
         host = self.host(name)
         deadline = time.monotonic() + deadline_s
         last = "it does not answer"
         while time.monotonic() < deadline:
             try:
-                status, text = netns.run_in(host.host.netns, _readiness)
+                status, text = host.readiness()
             except OSError as exc:
                 last = str(exc)
             else:
@@ -190,7 +199,7 @@ class Lab:
                 last = text.strip()
             time.sleep(0.05)
         raise LabError(
-            what=f"the agent of {name} is not ready after {deadline_s:g} s: {last}\n{tail(host.log)}",
+            what=f"{name} is not ready after {deadline_s:g} s: {last}\n{tail(host.log)}",
             todo=f"read its log: calico lab logs {name}",
         )
 
@@ -209,8 +218,8 @@ class Lab:
 
     def command_in(self, place: str, argv: Sequence[str]) -> list[str]:
         """The command line that runs ``argv`` in a node, workload, router or outside host, for use in this bubble."""
-        if place in self._hosts:
-            return self._hosts[place].inside(argv)
+        if place in self._hosts or (self._server is not None and place == self._server.host.name):
+            return self.host(place).inside(argv)
         workload = self.topology.workload(place)
         if workload is not None:
             return self.host(workload.node).inside(argv, network=workload.netns)
@@ -365,15 +374,3 @@ def _with_workloads(topology: Topology, members: tuple[Workload, ...]) -> Topolo
 
 def _listing(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-
-
-def _readiness() -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", 9099, timeout=2)
-    try:
-        connection.request("GET", "/readiness")
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace")
-    except http.client.HTTPException as exc:
-        raise OSError(str(exc)) from exc
-    finally:
-        connection.close()

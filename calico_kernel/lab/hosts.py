@@ -1,9 +1,10 @@
-"""Turn the namespaces of nodes into hosts: a mount namespace with a private /run, a host name, and a supervised agent.
+"""Turn namespaces into hosts: a mount namespace with a private /run, a host name, and a supervised program.
 
 In:    a Topology whose namespaces stand (calico_kernel.lab.network).
-Out:   a ``NodeHost`` for each node, to calico_kernel.lab.engine.
-Owns:  one process for each node, the node's "first process", forked from the caller; the agent is its child. It starts
-       the agent again when that dies, as systemd would, and goes when the lab goes.
+Out:   a ``LabHost`` for each node (its program is the agent) and for the datastore's server, to
+       calico_kernel.lab.engine.
+Owns:  one process for each host, its "first process", forked from the caller; the program is its child. It starts
+       the program again when that dies, as systemd would, and goes when the lab goes.
 
 Layout inside the bubble: LAB is shared by all; a node sees its own ``LAB/hosts/NODE`` as /run, and in it LAB and
 /run/netns of everybody, because a CNI request names a workload's namespace by its path there.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import json
 import os
 import select
@@ -26,29 +28,35 @@ from typing import Any
 
 from calico_kernel.host import libc, netns
 from calico_kernel.lab.network import LabError, which
-from calico_kernel.lab.topology import Host
+from calico_kernel.lab.topology import Host, Topology
 
 LAB = "/run/calico-lab"
 RUN_DIR = "/run/calico"
 STATE_DIR = "/run/calico-state"
 CONFIG = f"{RUN_DIR}/calico.yaml"
-DATASTORE = f"{LAB}/datastore/calico.db"
+DATASTORE_DIR = f"{LAB}/datastore"
+ETCD_PORT = 2379
+HEALTH_PORT = 9099
 RESTART_FIRST_S, RESTART_MOST_S = 0.1, 5.0
 
 
 def share_namespaces() -> None:
     """Once for a lab, before the first host: what is mounted in /run/netns appears in every host as well."""
-    for directory in (f"{LAB}/hosts", f"{LAB}/logs", f"{LAB}/datastore", netns.DIRECTORY):
+    for directory in (f"{LAB}/hosts", f"{LAB}/logs", DATASTORE_DIR, netns.DIRECTORY):
         os.makedirs(directory, exist_ok=True)
     libc.mount(netns.DIRECTORY, netns.DIRECTORY, flags=libc.MS_BIND)
     libc.mount("none", netns.DIRECTORY, flags=libc.MS_SHARED)
 
 
-def node_config(host: Host) -> dict[str, Any]:
+def node_config(host: Host, topology: Topology) -> dict[str, Any]:
     """What composes the node; JSON is YAML, so it is written as it is."""
+    if topology.server is None:
+        datastore = {"plugin": "sqlite", "path": f"{DATASTORE_DIR}/calico.db"}
+    else:
+        datastore = {"plugin": "etcd", "endpoints": f"http://{topology.server.ipv4}:{ETCD_PORT}"}
     return {
         "node": host.name,
-        "datastore": {"plugin": "sqlite", "path": DATASTORE},
+        "datastore": datastore,
         "ipam": "blocks",
         "dataplane": "iptables",
         "encapsulation": ["vxlan"],
@@ -66,11 +74,25 @@ def program(name: str) -> list[str]:
     return [sys.executable, "-m", f"calico_kernel.cli.{name}"]
 
 
-class NodeHost:
-    """One node. Used by one thread at a time."""
+def etcd_line(server: Host) -> list[str]:
+    """One member, for nodes by its address and for a person on the host by loopback; data in the lab's tmpfs."""
+    url = f"http://{server.ipv4}:{ETCD_PORT}"
+    return [
+        *(which("etcd") or "etcd", "--name", server.name, "--data-dir", f"{DATASTORE_DIR}/etcd"),
+        *("--listen-client-urls", f"{url},http://127.0.0.1:{ETCD_PORT}", "--advertise-client-urls", url),
+        *("--heartbeat-interval", "50", "--election-timeout", "500"),  # members on one machine; it leads sooner
+        *("--logger", "zap", "--log-level", "warn"),
+    ]
 
-    def __init__(self, host: Host) -> None:
+
+class LabHost:
+    """One host and its program: the agent on a node, else the datastore's server. Used by one thread at a time."""
+
+    def __init__(self, host: Host, topology: Topology) -> None:
         self.host = host
+        is_server = host == topology.server
+        self._health = (ETCD_PORT, "/health") if is_server else (HEALTH_PORT, "/readiness")
+        command = etcd_line(host) if is_server else [*program("calico"), "node"]
         self.log = f"{LAB}/logs/{host.name}.log"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
@@ -79,7 +101,9 @@ class NodeHost:
             ours.close()
             status = 1
             try:
-                _first_process(host, parent, theirs, self.log)
+                _first_process(
+                    host, parent, theirs, node_config(host, topology), _Supervisor(theirs, command, self.log)
+                )
                 status = 0
             except BaseException as exc:  # noqa: BLE001 -- the child must not run the parent's code; it reports and ends
                 with contextlib.suppress(OSError):
@@ -95,7 +119,7 @@ class NodeHost:
         answer = json.loads(data) if data else {"error": "its first process died"}
         if "error" in answer:
             raise LabError(
-                what=f"{what} of node {self.host.name} failed: {answer['error']}",
+                what=f"{what} of {self.host.name} failed: {answer['error']}",
                 todo=f"read the log: calico lab logs {self.host.name}",
             )
         return dict(answer)
@@ -104,21 +128,26 @@ class NodeHost:
         self._control.send(json.dumps(request).encode())
         return self._answer(str(request["do"]))
 
-    def start_agent(self, *, keep: bool = True) -> int:
-        """Start the agent, unless it runs; ``keep``: start it again whenever it dies. Returns its process id."""
+    def start(self, *, keep: bool = True) -> int:
+        """Start the program, unless it runs; ``keep``: start it again whenever it dies. Returns its process id."""
         return int(self._ask(do="start", keep=keep)["pid"])
 
-    def stop_agent(self, *, signal_number: int = signal.SIGTERM) -> None:
-        """End the agent and leave it ended."""
+    def stop(self, *, signal_number: int = signal.SIGTERM) -> None:
+        """End the program and leave it ended."""
         self._ask(do="stop", signal=int(signal_number))
 
-    def kill_agent(self) -> None:
+    def kill(self) -> None:
         """SIGKILL, as a crash would: the first process starts it again if it keeps it."""
         self._ask(do="kill")
 
-    def agent(self) -> Mapping[str, Any]:
+    def status(self) -> Mapping[str, Any]:
         """{"pid": 0 when it does not run, "starts": how often it was started}."""
         return self._ask(do="status")
+
+    def readiness(self) -> tuple[int, str]:
+        """The program's own answer: HTTP status and text. Raises OSError when there is none."""
+        port, path = self._health
+        return netns.run_in(self.host.netns, lambda: _http_get(port, path))
 
     def inside(self, argv: Sequence[str], *, network: str = "") -> list[str]:
         """The command line that runs ``argv`` on this node; in another network namespace of its if ``network``."""
@@ -160,10 +189,24 @@ def host_environment() -> dict[str, str]:
     return {"CALICO_CONFIG": CONFIG, "PATH": f"{ours}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
 
 
-# ── the first process of a node ───────────────────────────────────────────────────────────────────────────────────────
+def _http_get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    except http.client.HTTPException as exc:
+        raise OSError(str(exc)) from exc
+    finally:
+        connection.close()
 
 
-def _first_process(host: Host, parent: int, control: socket.socket, log: str) -> None:
+# ── the first process of a host ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _first_process(
+    host: Host, parent: int, control: socket.socket, config: Mapping[str, Any], supervisor: _Supervisor
+) -> None:
     libc.die_with_parent()
     if os.getppid() != parent:
         return
@@ -176,9 +219,9 @@ def _first_process(host: Host, parent: int, control: socket.socket, log: str) ->
     _set_hostname(host.name)
     _private_run(host.name)
     with open(CONFIG, "w") as file:
-        json.dump(node_config(host), file, indent=2)
+        json.dump(config, file, indent=2)
     control.send(b"{}")
-    _Supervisor(control, log).loop()
+    supervisor.loop()
 
 
 def _set_hostname(name: str) -> None:
@@ -200,10 +243,11 @@ def _private_run(name: str) -> None:
 
 
 class _Supervisor:
-    """Keeps the agent as it was last told to, and answers the engine."""
+    """Keeps the program as it was last told to, and answers the engine."""
 
-    def __init__(self, control: socket.socket, log: str) -> None:
+    def __init__(self, control: socket.socket, command: Sequence[str], log: str) -> None:
         self._control = control
+        self._command = command
         self._log = log
         self._child: subprocess.Popen[bytes] | None = None
         self._keep = False
@@ -243,7 +287,7 @@ class _Supervisor:
         self._restart_at = None
         with open(self._log, "ab") as log:
             self._child = subprocess.Popen(
-                [*program("calico"), "node"],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

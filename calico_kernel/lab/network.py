@@ -6,7 +6,7 @@ Owns:  every namespace named host-*, router-* and core in this bubble. Runs insi
     node1 ─┐                                            ┌─ node3
     node2 ─┤ br0 router-rack1 ── core ── router-rack2 br0
                                   │ br0
-                               outside
+                          outside, etcd
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ PROGRAMS = {
     "conntrack": "conntrack",
 }
 
+SERVER_PROGRAMS = {"etcd": ("etcd", "etcd-server")}
+"""Datastore -> (program of its server, package)."""
+SERVER_WIRE = ("169.254.250.1/30", "169.254.250.2/30")
+"""Between the bubble's own network, where the lab itself reads and writes, and the server's host."""
+
 _FORWARDING = (
     ("/proc/sys/net/ipv4/ip_forward", "1"),
     ("/proc/sys/net/ipv6/conf/all/forwarding", "1"),
@@ -49,9 +54,10 @@ class LabError(CalicoError):
     """The lab could not be built or used."""
 
 
-def check_programs() -> None:
+def check_programs(datastore: str) -> None:
     """Raises UnsupportedError with the exact install line when a program is missing."""
-    missing = sorted({package for program, package in PROGRAMS.items() if which(program) is None})
+    needed = dict([*PROGRAMS.items(), *(each for name, each in SERVER_PROGRAMS.items() if name == datastore)])
+    missing = sorted({package for program, package in needed.items() if which(program) is None})
     if missing:
         raise UnsupportedError(
             what=f"programs that a lab needs are missing ({', '.join(missing)})",
@@ -87,7 +93,7 @@ def ip6_rule(namespace: str, interface: str) -> None:
 def build(topology: Topology) -> None:
     """Everything up to hosts that reach each other."""
     routers = [router_name(rack) for rack in topology.racks]
-    hosts = [*topology.nodes, *topology.outside]
+    hosts = [*topology.nodes, *_beyond(topology)]
     for name in (CORE, *routers):
         _namespace(name, forwarding=True)
     for host in hosts:
@@ -98,6 +104,8 @@ def build(topology: Topology) -> None:
     racks = {rack.name: rack for rack in topology.racks}
     for host in hosts:
         _host(host, racks.get(host.rack, topology.outside_segment), topology.mtu_bytes)
+    if topology.server is not None:
+        _wire_to_server(topology.server)
 
 
 def set_block_routes(
@@ -175,7 +183,7 @@ def _port(host: Host, mtu: int) -> list[str]:
 def _core(topology: Topology) -> None:
     mtu = topology.mtu_bytes
     lines = [*_bridge(topology.outside_segment, mtu), f"rule add iif {BRIDGE} lookup {BLOCK_TABLE}"]
-    for host in topology.outside:
+    for host in _beyond(topology):
         lines += _port(host, mtu)
     for rack in topology.racks:
         near, far = _link(rack, six=False)
@@ -190,6 +198,24 @@ def _core(topology: Topology) -> None:
         ]
     ip_batch(CORE, lines)
     ip6_rule(CORE, BRIDGE)
+
+
+def _beyond(topology: Topology) -> list[Host]:
+    """Every host of the outside segment."""
+    return [*topology.outside, *([topology.server] if topology.server is not None else [])]
+
+
+def _wire_to_server(server: Host) -> None:
+    """So that the lab's own process reaches the server by the address that nodes use."""
+    here, there = SERVER_WIRE
+    lines = [
+        f"link add to-{server.name} type veth peer name lab netns {server.netns}",
+        f"link set to-{server.name} up",
+        f"addr add {here} dev to-{server.name}",
+        f"route add {server.ipv4}/32 dev to-{server.name} src {here.partition('/')[0]}",
+    ]
+    _ip(["-batch", "-"], "\n".join(lines) + "\n", "of the lab itself")
+    ip_batch(server.netns, ["link set lab up", f"addr add {there} dev lab"])
 
 
 def _rack_router(topology: Topology, rack: Segment, members: Sequence[Host]) -> None:

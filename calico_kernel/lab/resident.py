@@ -155,7 +155,7 @@ class Resident:
 
     def _do_agent(self, request: Mapping[str, Any]) -> Any:
         name, what = request["node"], request["what"]
-        self.lab.topology.node(name)
+        self.lab.host(name)
         if what == "start":
             self.lab.start_agent(name)
         elif what == "stop":

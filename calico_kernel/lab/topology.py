@@ -5,7 +5,7 @@ Out:  a ``Topology``, to calico_kernel.lab.network, .hosts and .workloads; it cr
 
 Addresses follow from positions. Rack R has 172.30.R.0/24 and fd00:172:30:R::/64, its router the first address and its
 nodes .11 and up; hosts outside have 192.0.2.0/24 and 2001:db8:2::/64. Rack routers meet in one core router, which
-knows the outside.
+knows the outside. The server of the datastore, where there is one, is a host outside: 192.0.2.250 and 2001:db8:2::fa.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -23,6 +23,10 @@ RACKS_MAX = 250
 NODES_PER_RACK_MAX = 200
 OUTSIDE_MAX = 200
 CORE = "core"
+
+Datastore = Literal["sqlite", "etcd"]
+DATASTORES: tuple[Datastore, ...] = get_args(Datastore)
+_SERVER_INDEX = 250
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 
@@ -95,7 +99,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The whole lab. ``mtu_bytes``: of the links between hosts."""
+    """The whole lab. ``mtu_bytes``: of the links between hosts. ``datastore``: the plugin that every node names."""
 
     racks: tuple[Segment, ...]
     nodes: tuple[Host, ...]
@@ -105,6 +109,15 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     namespaces: tuple[Namespace, ...] = ()
     workloads: tuple[Workload, ...] = ()
     mtu_bytes: int = 1500
+    datastore: Datastore = "sqlite"
+
+    @property
+    def server(self) -> Host | None:
+        """The host outside that the datastore's server has to itself; None for sqlite, a file that all nodes share."""
+        if self.datastore == "sqlite":
+            return None
+        ipv4, ipv6 = self.outside_segment.host(_SERVER_INDEX)
+        return Host(name=self.datastore, ipv4=ipv4, ipv6=ipv6)
 
     def node(self, name: str) -> Host:
         """Raises ConfigError when there is no such node."""
@@ -124,6 +137,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def place_names(self) -> Iterator[str]:
         """Everything that ``calico lab exec`` accepts."""
         yield from (host.name for host in (*self.nodes, *self.outside))
+        if self.server is not None:
+            yield self.server.name
         yield from (router_name(rack) for rack in self.racks)
         yield CORE
         yield from (workload.id for workload in self.workloads)
@@ -167,6 +182,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     pools: dict[str, _PoolDocument] = msgspec.field(default_factory=_default_pools)
     namespaces: dict[str, _NamespaceDocument] = {}
     mtu_bytes: int = 1500
+    datastore: Datastore = "sqlite"
 
 
 def load(text: str, *, origin: str = "topology") -> Topology:
@@ -206,6 +222,16 @@ def generated(nodes: int, racks: int) -> Topology:
     return _build(msgspec.convert(document, _Document), "generated topology")
 
 
+def with_datastore(topology: Topology, datastore: Datastore) -> Topology:
+    """The same lab on another datastore. Raises ConfigError when a host has the name that its server needs."""
+    made = msgspec.structs.replace(topology, datastore=datastore)
+    if made.server is not None and made.server.name in {host.name for host in (*made.nodes, *made.outside)}:
+        raise ConfigError(
+            what=f"a host is named {made.server.name}, and so is the datastore's server", todo="rename that host"
+        )
+    return made
+
+
 def encode(topology: Topology) -> bytes:
     return msgspec.json.encode(topology)
 
@@ -242,7 +268,7 @@ def _build(document: _Document, origin: str) -> Topology:
         for namespace, group in document.namespaces.items()
         for number, (name, each) in enumerate(group.workloads.items())
     ]
-    return Topology(
+    made = Topology(
         racks=racks,
         nodes=tuple(nodes),
         outside_segment=outside_segment,
@@ -258,6 +284,7 @@ def _build(document: _Document, origin: str) -> Topology:
         workloads=tuple(workloads),
         mtu_bytes=document.mtu_bytes,
     )
+    return with_datastore(made, document.datastore)
 
 
 def _check(document: _Document, origin: str) -> None:

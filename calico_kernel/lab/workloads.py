@@ -1,6 +1,6 @@
 """Workloads of a lab: a namespace each, attached to their node by a real CNI request, as a container runtime makes it.
 
-In:    Workload values of a Topology, and the NodeHost that each lives on.
+In:    Workload values of a Topology, and the LabHost that each lives on.
 Out:   ``Attached`` (addresses, interface), to calico_kernel.lab.engine.
 Owns:  namespaces named pod-*; everything else about a workload belongs to the CNI plugin and the agent.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from calico_kernel.host import bubble, netns
-from calico_kernel.lab.hosts import LAB, NodeHost, program
+from calico_kernel.lab.hosts import LAB, LabHost, program
 from calico_kernel.lab.network import LabError
 from calico_kernel.lab.topology import Workload
 
@@ -43,7 +43,7 @@ def container_id(workload: Workload) -> str:
     return hashlib.sha256(workload.id.encode()).hexdigest()
 
 
-def install(host: NodeHost, *, versions: Sequence[int]) -> None:
+def install(host: LabHost, *, versions: Sequence[int]) -> None:
     """Write the executable and the network's configuration list, once for all nodes. Raises LabError."""
     options = ["--bin-dir", BIN_DIR, "--net-dir", NET_DIR, "--network", NETWORK, "--no-portmap"]
     if 6 in versions:
@@ -83,7 +83,7 @@ def _environment(command: str, workload: Workload) -> dict[str, str]:
     }
 
 
-def add(host: NodeHost, workload: Workload) -> Attached:
+def add(host: LabHost, workload: Workload) -> Attached:
     """Make the namespace and ADD it to the network; repeats while the plugin says "try again later".
     Raises LabError with the plugin's message."""
     if workload.netns not in netns.names():
@@ -107,7 +107,7 @@ def add(host: NodeHost, workload: Workload) -> Attached:
         time.sleep(0.05)
 
 
-def remove(host: NodeHost, workload: Workload) -> None:
+def remove(host: LabHost, workload: Workload) -> None:
     """DEL, then the namespace. Raises LabError with the plugin's message; the namespace is then kept."""
     done = _request(host, "DEL", workload)
     if done.returncode:
@@ -120,7 +120,7 @@ def remove(host: NodeHost, workload: Workload) -> None:
     netns.delete(workload.netns)
 
 
-def _request(host: NodeHost, command: str, workload: Workload) -> Any:
+def _request(host: LabHost, command: str, workload: Workload) -> Any:
     return host.run(
         [f"{BIN_DIR}/calico"],
         text=json.dumps(network_config(workload)),

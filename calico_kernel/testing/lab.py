@@ -128,7 +128,8 @@ class RunningLab:
         return str(self.client.state()["addresses"][place][str(version)])
 
     def agent(self, node: str, what: str = "status") -> dict[str, Any]:
-        """``what``: status, start, stop, kill (SIGKILL; it is started again), wait (until ready)."""
+        """``what``: status, start, stop, kill (SIGKILL; it is started again), wait (until ready). ``node``: also the
+        datastore's server, by its name."""
         return dict(self.client.ask("agent", node=node, what=what))
 
     def logs(self, node: str) -> str:

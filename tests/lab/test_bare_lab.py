@@ -235,7 +235,14 @@ def test_missing_program_is_told_with_the_line_that_installs_it(monkeypatch: pyt
         network, "which", lambda program: None if program in ("ipset", "nsenter") else f"/bin/{program}"
     )
     with pytest.raises(CalicoError, match=r"sudo apt-get install -y --no-install-recommends ipset util-linux"):
-        network.check_programs()
+        network.check_programs("sqlite")
+
+
+def test_missing_server_is_told_with_its_package_to_who_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "which", lambda program: None if program == "etcd" else f"/bin/{program}")
+    network.check_programs("sqlite")
+    with pytest.raises(CalicoError, match=r"sudo apt-get install -y --no-install-recommends etcd-server"):
+        client.start(topology.with_datastore(topology.demo(), "etcd"), name=fresh_name(), tied=True)
 
 
 def test_configuration_of_the_machine_does_not_reach_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:

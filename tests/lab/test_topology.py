@@ -63,12 +63,23 @@ def test_a_topology_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("racks: {r: [a]}\nnamespaces: {n: {workloads: {w: {node: b}}}}", "no node b"),
         ("racks: {r: [a]}\nnamespaces: {n: {workloads: {w: {serviceAccount: x}}}}", "not among serviceAccounts"),
         ("racks: {r: [a]}\nextra: 1", "extra"),
+        ("racks: {r: [a]}\ndatastore: consul", "consul"),
+        ("racks: {r: [etcd]}\ndatastore: etcd", "a host is named etcd"),
         ("racks: [", "not a lab topology"),
     ],
 )
 def test_impossible_topology_is_refused_with_its_reason(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         topology.load(text)
+
+
+def test_server_of_the_datastore_is_a_host_outside_of_its_own_address() -> None:
+    assert topology.demo().server is None
+    made = topology.with_datastore(topology.demo(), "etcd")
+    assert made.server is not None
+    assert made.server.ipv4 not in {host.ipv4 for host in (*made.nodes, *made.outside)}
+    assert "etcd" in made.place_names()
+    assert topology.load("racks: {r: [a]}\ndatastore: etcd").server == made.server
 
 
 def test_seeds_are_a_pool_each_and_a_profile_for_each_namespace_and_account() -> None:
