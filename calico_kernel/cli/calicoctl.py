@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": Command("calico_kernel.cli.explain", "say what happens to packets between two endpoints, and why"),
     "ipam": Command("calico_kernel.cli.ipam", "show, check and release addresses"),
     "node": Command("calico_kernel.cli.node", "status of the node agent"),
+    "config": Command("calico_kernel.cli.config", "check and show the configuration"),
     "datastore": Command("calico_kernel.cli.datastore", "lock and unlock the datastore"),
     "version": Command("calico_kernel.cli.version", "versions of this tool and of the cluster"),
 }
@@ -50,7 +51,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-version-mismatch", action="store_true", help="work on a datastore that another version set up"
     )
-    parser.add_argument("--context", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--context", default="", metavar="NAME", help="context of the kubeconfig to use")
 
 
 PROGRAM = Program(
@@ -59,6 +60,7 @@ PROGRAM = Program(
     commands=COMMANDS,
     common=_common,
     load=import_module,
+    usual=("/etc/calico/calicoctl.cfg",),
 )
 
 

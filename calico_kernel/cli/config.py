@@ -1,4 +1,4 @@
-"""``calico config check`` and ``show``: whether the configuration works, and where each value came from."""
+"""``config check`` and ``show`` of both programs: whether the configuration works, and where each value came from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
 
 SECRET = ("password", "secret", "token", "private_key")
+SECRET_TEXTS = {"key", "kubeconfig_inline"}
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,8 @@ def values(session: Session) -> list[tuple[str, Any, str]]:
             found = msgspec.to_builtins(settings)
             prefix = choice.key if choice.prefix.endswith(f"_{choice.key.upper()}_") else f"{choice.key}.{choice.word}"
             for name, origin in plugin.origins[family].items():
-                value = "(hidden)" if name.endswith(SECRET) and found.get(name) else found.get(name)
+                secret = name.endswith(SECRET) or name in SECRET_TEXTS
+                value = "(hidden)" if secret and found.get(name) else found.get(name)
                 rows.append((f"{prefix}.{name}", value, str(origin)))
     agent = msgspec.to_builtins(config.agent)
     rows += [(f"agent.{name}", agent[name], str(config.origins[f"agent.{name}"])) for name in agent]

@@ -34,10 +34,12 @@ class Program(NamedTuple):
     commands: Mapping[str, Command]
     common: Callable[[argparse.ArgumentParser], None]
     load: Callable[[str], Any]
+    usual: Sequence[str] = ()
+    """Configuration files that are looked for before the usual one."""
 
     def main(self, argv: Sequence[str]) -> int:
         """Run one command. 0 done, 1 failed, 2 arguments that make no sense."""
-        session = Session(_config_path(argv))
+        session = Session(_config_path(argv), self.usual)
         try:
             return self._run(argv, session)
         except CalicoError as exc:
@@ -70,7 +72,7 @@ class Program(NamedTuple):
             module.configure(word, parser)
             self._repeat_common(parser)
             args = _parsed(parser, after, args)
-            session.path = args.config
+            session.path, session.context = args.config, getattr(args, "context", "")
             _show_log(getattr(args, "log_level", "panic"))
             return int(module.run(word, args, session) or 0)
         for extra in self._added(session, strict=True):

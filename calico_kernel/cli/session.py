@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from calico_kernel.errors import CalicoError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calico_kernel.client import Client
     from calico_kernel.compose import Composition
     from calico_kernel.config import Config
@@ -22,16 +24,22 @@ class Failed(Exception):
 
 
 class Session:
-    """``path``: of the configuration file, None for the usual one; may be set until the configuration is first used."""
+    """``path``: of the configuration file, None for the first of ``usual`` that exists. ``context``: of a kubeconfig,
+    in place of its current one. All may be set until the configuration is first used."""
 
-    def __init__(self, config_path: str | None) -> None:
+    def __init__(self, config_path: str | None, usual: Sequence[str] = ()) -> None:
         self.path = config_path
+        self.usual = usual
+        self.context = ""
 
     @cached_property
     def config(self) -> Config:
-        from calico_kernel.config import load
+        import os
 
-        return load(self.path)
+        from calico_kernel.config import DEFAULT_PATH, load
+
+        environment = {**os.environ, "K8S_CURRENT_CONTEXT": self.context} if self.context else os.environ
+        return load(self.path, environment, usual=(*self.usual, DEFAULT_PATH))
 
     @cached_property
     def composition(self) -> Composition:

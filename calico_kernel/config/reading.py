@@ -11,6 +11,9 @@ The rule for variables: ``CALICO_`` and the key's path, joined by ``_``, in capi
     encapsulation             CALICO_ENCAPSULATION=vxlan,ipip    a list, comma-separated; empty text means none
     encapsulation vxlan port  CALICO_ENCAPSULATION_VXLAN_PORT=4789
     agent.health_port         CALICO_AGENT_HEALTH_PORT=9099
+
+Where neither names a datastore, the variables of Calico's own tools do (``calico_kernel.config.official``), and a file
+of theirs is understood in place of ours.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from calico_kernel.config import official
 from calico_kernel.config.settings import AgentSettings
 from calico_kernel.config.source import DEFAULT, Located, Origin, did_you_mean, parse
 from calico_kernel.config.typed import decode
@@ -79,18 +83,33 @@ class Config(Struct, frozen=True, kw_only=True):
         return tuple(choice for choice in self.plugins if choice.family == family)
 
 
-def load(path: str | None = None, environment: Mapping[str, str] | None = None) -> Config:
-    """Read the configuration. ``path`` (or ``CALICO_CONFIG``) must exist when given; the default file may be absent.
+def load(
+    path: str | None = None, environment: Mapping[str, str] | None = None, *, usual: Sequence[str] = (DEFAULT_PATH,)
+) -> Config:
+    """Read the configuration. ``path`` (or ``CALICO_CONFIG``) must exist when given; else the first of ``usual`` that
+    exists is read.
 
     Raises ConfigError naming file, line, key and what was found. Touches nothing.
     """
     environment = os.environ if environment is None else environment
-    ours = {name: value for name, value in environment.items() if name.startswith("CALICO_")}
+    ours = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("CALICO_") and name not in official.VARIABLES
+    }
     _refuse_misspelt(ours)
     named = path or ours.get("CALICO_CONFIG") or ""
-    tree = _read(named or DEFAULT_PATH, must_exist=bool(named))
-    used = "" if tree is None else named or DEFAULT_PATH
+    used, tree = _first((named,) if named else usual, must_exist=bool(named))
+    theirs = None
+    if tree is not None and official.is_official(tree):
+        theirs, tree = official.from_file(tree, environment), None
+        ours = {name: value for name, value in ours.items() if not f"{name}_".startswith("CALICO_DATASTORE_")}
     top = _top(tree)
+    if theirs is None and "datastore" not in top and "CALICO_DATASTORE" not in ours:
+        theirs = official.from_environment(environment)
+    if theirs is not None:
+        word, settings, origin = theirs
+        top = {**top, "datastore": Located({"plugin": Located(word, origin), **settings.value}, origin)}
     agent, origins = _agent(top.get("agent"), ours)
     node, origins["node"] = _node(top.get("node"), ours)
     plugins = [*(_single(key, top.get(key), ours) for key in SINGLE), *_many(top, ours)]
@@ -102,6 +121,14 @@ def load(path: str | None = None, environment: Mapping[str, str] | None = None) 
         origins=origins,
         environment=ours,
     )
+
+
+def _first(paths: Sequence[str], *, must_exist: bool) -> tuple[str, Located | None]:
+    for path in paths:
+        tree = _read(path, must_exist=must_exist)
+        if tree is not None:
+            return path, tree
+    return "", None
 
 
 def _refuse_misspelt(environment: Mapping[str, str]) -> None:

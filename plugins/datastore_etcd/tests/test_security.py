@@ -90,6 +90,15 @@ def test_certificates_on_both_sides_are_needed_and_read_again_when_replaced(secu
     nameless.close()
 
 
+def test_certificates_as_text_serve_like_files(secure: EtcdServer) -> None:
+    ca_cert, cert, key = ((secure.directory / name).read_text() for name in ("ca.pem", "calico.pem", "calico.key"))
+    store = EtcdDatastore(EtcdSettings(endpoints=secure.url, ca_cert=ca_cert, cert=cert, key=key))
+    store.create(set_key("a"), network_set("a", 1))
+    store.close()
+    with pytest.raises(ConfigError, match="files or texts"):
+        with_variables(EtcdSettings(endpoints=secure.url, ca_cert=ca_cert, key_file="/k"), {})
+
+
 def field(number: int, value: bytes) -> bytes:
     return bytes([number << 3 | 2, len(value)]) + value
 

@@ -155,9 +155,9 @@ class EtcdClient:
     def _connect(self, secure: bool, address: str) -> Connection:
         if secure:
             credentials = grpc.ssl_channel_credentials(
-                read_file("ca_cert_file", self._settings.ca_cert_file),
-                read_file("key_file", self._settings.key_file),
-                read_file("cert_file", self._settings.cert_file),
+                self._settings.ca_cert.encode() or read_file("ca_cert_file", self._settings.ca_cert_file),
+                self._settings.key.encode() or read_file("key_file", self._settings.key_file),
+                self._settings.cert.encode() or read_file("cert_file", self._settings.cert_file),
             )
             channel = grpc.secure_channel(address, credentials, OPTIONS)
         else:

@@ -20,8 +20,12 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ca_cert_file:       for the members' certificates; the system's when empty (``ETCD_CA_CERT_FILE``).
     cert_file:          our certificate, for members that ask for one (``ETCD_CERT_FILE``).
     key_file:           its key (``ETCD_KEY_FILE``). The three files are read again whenever a connection is refused.
+    ca_cert:            PEM text in place of ``ca_cert_file``.
+    cert:               PEM text in place of ``cert_file``.
+    key:                PEM text in place of ``key_file``.
     username:           a user of etcd (``ETCD_USERNAME``).
     password:           its password (``ETCD_PASSWORD``); the token it gives is renewed when it ends.
+    variables:          whether Calico's variables complete these settings; off where a ``CalicoAPIConfig`` gave them.
     dial_timeout_s:     how long a call keeps trying to reach any member before it says "unavailable".
     request_timeout_s:  how long one request may take once it was sent.
     """
@@ -30,8 +34,12 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ca_cert_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+    ca_cert: str = ""
+    cert: str = ""
+    key: str = ""
     username: str = ""
     password: str = ""
+    variables: bool = True
     dial_timeout_s: float = 2.0
     request_timeout_s: float = 10.0
 
@@ -62,19 +70,28 @@ _VARIABLES = {
 
 def with_variables(settings: EtcdSettings, environment: Mapping[str, str]) -> EtcdSettings:
     """``settings``, completed by Calico's ``ETCD_*`` variables, checked. Raises ConfigError naming the key."""
-    settings = replace(
-        settings,
-        **{
-            name: environment[variable]
-            for name, variable in _VARIABLES.items()
-            if not getattr(settings, name) and environment.get(variable)
-        },
-    )
+    if settings.variables:
+        settings = replace(
+            settings,
+            **{
+                name: environment[variable]
+                for name, variable in _VARIABLES.items()
+                if not getattr(settings, name) and environment.get(variable)
+            },
+        )
     secure = [tls for tls, _ in settings.addresses()]
     given = [name for name in ("ca_cert_file", "cert_file", "key_file") if getattr(settings, name)]
-    if given and not any(secure):
+    texts = [name for name in ("ca_cert", "cert", "key") if getattr(settings, name)]
+    if given and texts:
         raise ConfigError(
-            what=f"datastore.{given[0]} is set, but every endpoint is http://", todo="write https:// endpoints"
+            what=f"datastore.{given[0]} and datastore.{texts[0]} are both set", todo="give files or texts, not both"
+        )
+    if bool(settings.cert) != bool(settings.key):
+        raise ConfigError(what="datastore.cert and datastore.key belong together", todo="set both or neither")
+    if (given or texts) and not any(secure):
+        raise ConfigError(
+            what=f"datastore.{(given or texts)[0]} is set, but every endpoint is http://",
+            todo="write https:// endpoints",
         )
     if bool(settings.cert_file) != bool(settings.key_file):
         raise ConfigError(what="datastore.cert_file and datastore.key_file belong together", todo="set both or neither")
