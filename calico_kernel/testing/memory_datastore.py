@@ -13,19 +13,13 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from calico_kernel.errors import (
-    AlreadyExists,
-    DatastoreError,
     DatastoreUnavailable,
-    NotFound,
-    RevisionConflict,
     RevisionTooOld,
 )
 from calico_kernel.hookspecs import Datastore, Watch
-from calico_kernel.model import codec, keys
+from calico_kernel.model import keys, storing
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Event, Listing, Record, Value
-
-MAX_VALUE_BYTES = 1_572_864
 
 
 @attrs.frozen(slots=True)
@@ -77,33 +71,33 @@ class MemoryDatastore(Datastore):
     # ── Datastore ──
 
     def create(self, key: Key, value: Value) -> Record:
-        raw = encode(key, value)
+        raw = storing.encode(key, value)
         with self._call():
             if keys.path(key) in self._current:
-                raise AlreadyExists(what=f"{keys.path(key)} exists already", todo="update it")
-            return record_of(key, raw, self._append(keys.path(key), raw))
+                raise storing.exists(key, self._current[keys.path(key)][0])
+            return storing.record_of(key, raw, self._append(keys.path(key), raw))
 
     def update(self, key: Key, value: Value, *, revision: str) -> Record:
-        raw = encode(key, value)
+        raw = storing.encode(key, value)
         with self._call():
             self._required(key, revision)
-            return record_of(key, raw, self._append(keys.path(key), raw))
+            return storing.record_of(key, raw, self._append(keys.path(key), raw))
 
     def put(self, key: Key, value: Value) -> Record:
-        raw = encode(key, value)
+        raw = storing.encode(key, value)
         with self._call():
-            return record_of(key, raw, self._append(keys.path(key), raw))
+            return storing.record_of(key, raw, self._append(keys.path(key), raw))
 
     def delete(self, key: Key, *, revision: str | None = None) -> Record:
         with self._call():
             there, raw = self._required(key, revision)
             self._append(keys.path(key), None)
-            return record_of(key, raw, there)
+            return storing.record_of(key, raw, there)
 
     def get(self, key: Key) -> Record:
         with self._call():
             there, raw = self._required(key, None)
-            return record_of(key, raw, there)
+            return storing.record_of(key, raw, there)
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         with self._call():
@@ -121,7 +115,7 @@ class MemoryDatastore(Datastore):
             key = keys.parse(path)
             if key is not None and any(keys.matches(query, key) for query in queries):
                 at, raw = rows[path]
-                records.append(record_of(key, raw, at))
+                records.append(storing.record_of(key, raw, at))
         return Listing(records, str(moment))
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
@@ -143,12 +137,8 @@ class MemoryDatastore(Datastore):
 
     def _required(self, key: Key, revision: str | None) -> tuple[int, bytes]:
         row = self._current.get(keys.path(key))
-        if row is None:
-            raise NotFound(what=f"{keys.path(key)} does not exist", todo="create it")
-        if revision is not None and str(row[0]) != revision:
-            raise RevisionConflict(
-                what=f"{keys.path(key)} is at revision {row[0]}, not {revision}", todo="read it again"
-            )
+        if row is None or (revision is not None and str(row[0]) != revision):
+            raise storing.conflict(key, None if row is None else row[0], revision or "")
         return row
 
     def _known(self, revision: str) -> int:
@@ -199,17 +189,5 @@ class MemoryWatch(Watch):
         key = keys.parse(change.path)
         if key is None or not any(keys.matches(query, key) for query in self._queries):
             return None
-        record = None if change.raw is None else record_of(key, change.raw, change.revision)
+        record = None if change.raw is None else storing.record_of(key, change.raw, change.revision)
         return Event(key, record, str(change.revision))
-
-
-def encode(key: Key, value: Value) -> bytes:
-    raw = codec.encode(value)
-    if len(raw) > MAX_VALUE_BYTES:
-        raise DatastoreError(what=f"{keys.path(key)} is {len(raw)} bytes, more than {MAX_VALUE_BYTES}", todo="split it")
-    return raw
-
-
-def record_of(key: Key, raw: bytes, revision: int) -> Record:
-    at = str(revision)
-    return Record(key, codec.decode(key, raw, revision=at), at)

@@ -8,7 +8,6 @@ Order: every write is one etcd transaction on one key and so one revision, for e
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +17,12 @@ from calico_datastore_etcd import proto
 from calico_datastore_etcd.client import EtcdClient
 from calico_datastore_etcd.settings import EtcdSettings
 from calico_datastore_etcd.watch import EtcdWatch
-from calico_kernel.errors import AlreadyExists, DatastoreError, NotFound, RevisionConflict, RevisionTooOld
+from calico_kernel.errors import RevisionTooOld
 from calico_kernel.hookspecs import Datastore, Watch
-from calico_kernel.model import codec, keys
+from calico_kernel.model import keys, storing
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Listing, Record, Value
 
-MAX_VALUE_BYTES = 1_571_840
-"""etcd's default limit for a request is 1.5 MiB; the rest is for the key and the frame."""
 FIRST_PAGE_KEYS, PAGE_BYTES = 1000, 8_000_000
 """The first page of a list is small, the others are sized by it. etcd walks the index to the end of the range for each
 page, so many small ones are slow in a large range; of large values, as of IPAM, a fixed number may be too many."""
@@ -41,36 +38,34 @@ class EtcdDatastore(Datastore):
     # ── writes ──
 
     def create(self, key: Key, value: Value) -> Record:
-        path, raw = keys.path(key).encode(), encoded(key, value)
+        path, raw = keys.path(key).encode(), storing.encode(key, value)
         answer = self._transact(
             proto.Compare(key=path, target=proto.TARGET_VERSION),  # version 0: there is none
             proto.RequestOp(request_put=proto.PutRequest(key=path, value=raw)),
             path,
         )
         if not answer.succeeded:
-            there = found_instead(answer)
-            at = f" (revision {there.mod_revision})" if there is not None else ""
-            raise AlreadyExists(what=f"{describe(key)} exists already{at}", todo="update it, or choose another name")
-        return record_of(key, raw, answer.header.revision)
+            raise storing.exists(key, revision_of(found_instead(answer)))
+        return storing.record_of(key, raw, answer.header.revision)
 
     def update(self, key: Key, value: Value, *, revision: str) -> Record:
-        path, raw = keys.path(key).encode(), encoded(key, value)
-        expected = parse_revision(revision)
+        path, raw = keys.path(key).encode(), storing.encode(key, value)
+        expected = storing.parse_revision(revision)
         if not expected:
-            raise conflict(key, self._get(path), revision)
+            raise storing.conflict(key, revision_of(self._get(path)), revision)
         answer = self._transact(
             proto.Compare(key=path, target=proto.TARGET_MOD_REVISION, mod_revision=expected),
             proto.RequestOp(request_put=proto.PutRequest(key=path, value=raw)),
             path,
         )
         if not answer.succeeded:
-            raise conflict(key, found_instead(answer), revision)
-        return record_of(key, raw, answer.header.revision)
+            raise storing.conflict(key, revision_of(found_instead(answer)), revision)
+        return storing.record_of(key, raw, answer.header.revision)
 
     def put(self, key: Key, value: Value) -> Record:
-        path, raw = keys.path(key).encode(), encoded(key, value)
+        path, raw = keys.path(key).encode(), storing.encode(key, value)
         answer = self._client.call("Put", proto.PutRequest(key=path, value=raw), changes=True)
-        return record_of(key, raw, answer.header.revision)
+        return storing.record_of(key, raw, answer.header.revision)
 
     def delete(self, key: Key, *, revision: str | None = None) -> Record:
         path = keys.path(key).encode()
@@ -78,21 +73,21 @@ class EtcdDatastore(Datastore):
         if revision is None:
             removed = self._client.call("DeleteRange", removal, changes=True)
         else:
-            expected = parse_revision(revision)
+            expected = storing.parse_revision(revision)
             if not expected:
-                raise conflict(key, self._get(path), revision)
+                raise storing.conflict(key, revision_of(self._get(path)), revision)
             answer = self._transact(
                 proto.Compare(key=path, target=proto.TARGET_MOD_REVISION, mod_revision=expected),
                 proto.RequestOp(request_delete_range=removal),
                 path,
             )
             if not answer.succeeded:
-                raise conflict(key, found_instead(answer), revision)
+                raise storing.conflict(key, revision_of(found_instead(answer)), revision)
             removed = answer.responses[0].response_delete_range
         if not removed.prev_kvs:
-            raise not_found(key)
+            raise storing.not_found(key)
         old = removed.prev_kvs[0]
-        return record_of(key, old.value, old.mod_revision)
+        return storing.record_of(key, old.value, old.mod_revision)
 
     def compact(self) -> str:
         """Make etcd forget all history before now; returns the oldest revision still good for a list. Ordinary use
@@ -107,11 +102,11 @@ class EtcdDatastore(Datastore):
     def get(self, key: Key) -> Record:
         found = self._get(keys.path(key).encode())
         if found is None:
-            raise not_found(key)
-        return record_of(key, found.value, found.mod_revision)
+            raise storing.not_found(key)
+        return storing.record_of(key, found.value, found.mod_revision)
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
-        moment = 0 if revision is None else parse_revision(revision)
+        moment = 0 if revision is None else storing.parse_revision(revision)
         if revision is not None and not moment:
             raise RevisionTooOld(what=f"{revision!r} is not a revision of etcd", todo="list without a revision")
         for attempt in range(LIST_ATTEMPTS):
@@ -123,10 +118,10 @@ class EtcdDatastore(Datastore):
         raise AssertionError("unreachable")
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
-        at = parse_revision(revision)
+        at = storing.parse_revision(revision)
         if not at:
             raise RevisionTooOld(what=f"{revision!r} is not a revision of etcd", todo="list again")
-        return EtcdWatch(self._client, queries, at, record_of)
+        return EtcdWatch(self._client, queries, at, storing.record_of)
 
     def close(self) -> None:
         self._client.close()
@@ -146,8 +141,8 @@ class EtcdDatastore(Datastore):
     def _list(self, queries: Sequence[Query], moment: int) -> Listing:
         records: list[Record] = []
         queries = tuple(queries)
-        with collector_resting():
-            for prefix in minimal_prefixes(keys.prefix(query) for query in queries):
+        with storing.collector_resting():
+            for prefix in storing.prefixes(queries):
                 # Prefixes are sorted and disjoint, so what they give follows each other in order.
                 for page in self._pages(prefix.encode(), moment):
                     moment = moment or page.header.revision
@@ -177,21 +172,11 @@ class EtcdDatastore(Datastore):
             yield page
 
 
-def encoded(key: Key, value: Value) -> bytes:
-    raw = codec.encode(value)
-    if len(raw) > MAX_VALUE_BYTES:
-        raise DatastoreError(
-            what=f"{describe(key)} is {len(raw)} bytes, more than the {MAX_VALUE_BYTES} that a record may have",
-            todo="split it into several",
-        )
-    return raw
-
-
 def decoded(found: Iterable[Any], queries: Sequence[Query]) -> Iterator[Record]:
     for kv in found:
         key = key_of_path(kv.key)
         if key is not None and any(keys.matches(query, key) for query in queries):
-            yield record_of(key, kv.value, kv.mod_revision)
+            yield storing.record_of(key, kv.value, kv.mod_revision)
 
 
 def key_of_path(path: bytes) -> Key | None:
@@ -201,59 +186,10 @@ def key_of_path(path: bytes) -> Key | None:
         return None
 
 
+def revision_of(found: Any) -> int | None:
+    return None if found is None else int(found.mod_revision)
+
+
 def found_instead(answer: Any) -> Any:
     kvs = answer.responses[0].response_range.kvs
     return kvs[0] if kvs else None
-
-
-def record_of(key: Key, raw: bytes, revision: int) -> Record:
-    at = str(revision)
-    return Record(key, codec.decode(key, raw, revision=at), at)
-
-
-def parse_revision(revision: str) -> int:
-    """0 for what is no revision of etcd."""
-    return int(revision) if revision.isdecimal() and len(revision) < 19 else 0
-
-
-def minimal_prefixes(prefixes: Iterable[str]) -> list[str]:
-    """Sorted, without those that another one covers."""
-    kept: list[str] = []
-    for prefix in sorted(set(prefixes)):
-        if not kept or not prefix.startswith(kept[-1]):
-            kept.append(prefix)
-    return kept
-
-
-@contextlib.contextmanager
-def collector_resting() -> Iterator[None]:
-    """No cycle collection while many records are built, which all stay: it would look at each of them again and again,
-    for nearly half of the time."""
-    rest = gc.isenabled()
-    if rest:
-        gc.disable()
-    try:
-        yield
-    finally:
-        if rest:
-            gc.enable()
-
-
-def conflict(key: Key, there: Any, revision: str) -> DatastoreError:
-    if there is None:
-        return not_found(key)
-    return RevisionConflict(
-        what=f"{describe(key)} was changed meanwhile (revision {there.mod_revision}, not {revision})",
-        kept="the newer value",
-        todo="read it again and decide anew",
-    )
-
-
-def not_found(key: Key) -> NotFound:
-    return NotFound(what=f"{describe(key)} does not exist", todo="check the name, or create it")
-
-
-def describe(key: Key) -> str:
-    if isinstance(key, keys.ResourceKey):
-        return f"{key.kind} {key.namespace}/{key.name}" if key.namespace else f"{key.kind} {key.name}"
-    return keys.path(key)

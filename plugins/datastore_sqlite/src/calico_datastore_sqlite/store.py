@@ -7,8 +7,6 @@ Order: every write is one transaction and one revision; a transaction is seen wh
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import sqlite3
 import time
@@ -18,14 +16,12 @@ from calico_datastore_sqlite.database import Database
 from calico_datastore_sqlite.notify import CommitNotifier
 from calico_datastore_sqlite.settings import SqliteSettings
 from calico_datastore_sqlite.watch import SqliteWatch
-from calico_kernel.errors import AlreadyExists, DatastoreError, NotFound, RevisionConflict, RevisionTooOld
+from calico_kernel.errors import RevisionTooOld
 from calico_kernel.hookspecs import Datastore, Watch
-from calico_kernel.model import codec, keys
+from calico_kernel.model import keys, storing
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Listing, Record, Value
 
-MAX_VALUE_BYTES = 1_572_864
-"""etcd's limit for a request: what is stored here can be moved there."""
 COMPACT_EVERY_WRITES, COMPACT_AT_MOST = 64, 256
 
 _REPLACEMENT_END = "\U0010ffff"  # sorts after every path that has the prefix
@@ -41,24 +37,22 @@ class SqliteDatastore(Datastore):
     # ── writes ──
 
     def create(self, key: Key, value: Value) -> Record:
-        path, raw = keys.path(key), self._encode(key, value)
+        path, raw = keys.path(key), storing.encode(key, value)
         with self._database.write(flush=must_flush(key)) as connection:
             if (there := current_revision(connection, path)) is not None:
-                raise AlreadyExists(
-                    what=f"{describe(key)} exists already (revision {there})", todo="update it, or choose another name"
-                )
+                raise storing.exists(key, there)
             revision = self._append(connection, path, raw, None)
         return self._wrote(key, raw, revision)
 
     def update(self, key: Key, value: Value, *, revision: str) -> Record:
-        path, raw = keys.path(key), self._encode(key, value)
+        path, raw = keys.path(key), storing.encode(key, value)
         with self._database.write(flush=must_flush(key)) as connection:
             there = required_revision(connection, key, path, revision)
             now = self._append(connection, path, raw, there)
         return self._wrote(key, raw, now)
 
     def put(self, key: Key, value: Value) -> Record:
-        path, raw = keys.path(key), self._encode(key, value)
+        path, raw = keys.path(key), storing.encode(key, value)
         with self._database.write(flush=must_flush(key)) as connection:
             revision = self._append(connection, path, raw, current_revision(connection, path))
         return self._wrote(key, raw, revision)
@@ -70,7 +64,7 @@ class SqliteDatastore(Datastore):
             (raw,) = connection.execute("SELECT value FROM versions WHERE revision = ?", (there,)).fetchone()
             self._append(connection, path, None, there)
         self._notifier.bump()
-        return record_of(key, raw, there)
+        return storing.record_of(key, raw, there)
 
     def compact(self, keep_revisions: int = 0) -> str:
         """Forget all history but the last ``keep_revisions`` changes now; returns the oldest revision still good for a
@@ -90,17 +84,17 @@ class SqliteDatastore(Datastore):
                 (keys.path(key),),
             ).fetchone()
         if row is None:
-            raise not_found(key)
-        return record_of(key, row[1], row[0])
+            raise storing.not_found(key)
+        return storing.record_of(key, row[1], row[0])
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
-        prefixes = minimal_prefixes(keys.prefix(query) for query in queries)
+        prefixes = storing.prefixes(queries)
         rows: list[tuple[str, int, bytes]] = []
         with self._database.snapshot() as connection:
             compacted, newest = connection.execute(
                 "SELECT (SELECT value FROM meta WHERE name = 'compacted'), (SELECT max(revision) FROM versions)"
             ).fetchone()
-            moment = newest if revision is None else parse_revision(revision)
+            moment = newest if revision is None else storing.parse_revision(revision)
             if not compacted <= moment <= newest:
                 raise RevisionTooOld(
                     what=f"revision {revision} is not among those kept ({compacted} to {newest})",
@@ -114,11 +108,13 @@ class SqliteDatastore(Datastore):
                 ).fetchall()
             if moment < newest:
                 rows = rewound(connection, rows, prefixes, moment)
-        with collector_resting(len(rows)):
+        with storing.collector_resting(len(rows)):
             return Listing(list(decoded(rows, tuple(queries))), str(moment))
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
-        watch = SqliteWatch(self._database, self._notifier, queries, parse_revision(revision), record_of)
+        watch = SqliteWatch(
+            self._database, self._notifier, queries, storing.parse_revision(revision), storing.record_of
+        )
         self._notifier.follow()
         return watch
 
@@ -127,15 +123,6 @@ class SqliteDatastore(Datastore):
         self._notifier.close()
 
     # ── inside ──
-
-    def _encode(self, key: Key, value: Value) -> bytes:
-        raw = codec.encode(value)
-        if len(raw) > MAX_VALUE_BYTES:
-            raise DatastoreError(
-                what=f"{describe(key)} is {len(raw)} bytes, more than the {MAX_VALUE_BYTES} that a record may have",
-                todo="split it into several",
-            )
-        return raw
 
     def _append(self, connection: sqlite3.Connection, path: str, raw: bytes | None, previous: int | None) -> int:
         revision = connection.execute(
@@ -153,7 +140,7 @@ class SqliteDatastore(Datastore):
 
     def _wrote(self, key: Key, raw: bytes, revision: int) -> Record:
         self._notifier.bump()
-        return record_of(key, raw, revision)
+        return storing.record_of(key, raw, revision)
 
 
 def must_flush(key: Key) -> bool:
@@ -170,14 +157,8 @@ def current_revision(connection: sqlite3.Connection, path: str) -> int | None:
 
 def required_revision(connection: sqlite3.Connection, key: Key, path: str, revision: str | None) -> int:
     there = current_revision(connection, path)
-    if there is None:
-        raise not_found(key)
-    if revision is not None and str(there) != revision:
-        raise RevisionConflict(
-            what=f"{describe(key)} was changed meanwhile (revision {there}, not {revision})",
-            kept="the newer value",
-            todo="read it again and decide anew",
-        )
+    if there is None or (revision is not None and str(there) != revision):
+        raise storing.conflict(key, there, revision or "")
     return there
 
 
@@ -207,22 +188,8 @@ def decoded(rows: Iterable[tuple[str, int, bytes]], queries: Sequence[Query]) ->
             continue
         for query in queries:
             if keys.matches(query, key):
-                yield record_of(key, raw, at)
+                yield storing.record_of(key, raw, at)
                 break
-
-
-@contextlib.contextmanager
-def collector_resting(count: int) -> Iterator[None]:
-    """No cycle collection while many records are built, which all stay: it would look at each of them again and again,
-    for nearly half of the time."""
-    rest = count >= 5000 and gc.isenabled()
-    if rest:
-        gc.disable()
-    try:
-        yield
-    finally:
-        if rest:
-            gc.enable()
 
 
 def compact_some(connection: sqlite3.Connection, keep_revisions: int, *, before_s: float | None) -> tuple[int, bool]:
@@ -257,33 +224,3 @@ def compact_some(connection: sqlite3.Connection, keep_revisions: int, *, before_
 def _forget(connection: sqlite3.Connection, compacted: int, gone: Iterable[tuple[int]]) -> None:
     connection.executemany("DELETE FROM versions WHERE revision = ?", gone)
     connection.execute("UPDATE meta SET value = ? WHERE name = 'compacted'", (compacted,))
-
-
-def minimal_prefixes(prefixes: Iterable[str]) -> list[str]:
-    """Sorted, without those that another one covers."""
-    kept: list[str] = []
-    for prefix in sorted(set(prefixes)):
-        if not kept or not prefix.startswith(kept[-1]):
-            kept.append(prefix)
-    return kept
-
-
-def record_of(key: Key, raw: bytes, revision: int) -> Record:
-    at = str(revision)
-    return Record(key, codec.decode(key, raw, revision=at), at)
-
-
-def parse_revision(revision: str) -> int:
-    if not revision.isdecimal():
-        raise RevisionTooOld(what=f"{revision!r} is not a revision of this datastore", todo="list again")
-    return int(revision)
-
-
-def not_found(key: Key) -> NotFound:
-    return NotFound(what=f"{describe(key)} does not exist", todo="check the name, or create it")
-
-
-def describe(key: Key) -> str:
-    if isinstance(key, keys.ResourceKey):
-        return f"{key.kind} {key.namespace}/{key.name}" if key.namespace else f"{key.kind} {key.name}"
-    return keys.path(key)
