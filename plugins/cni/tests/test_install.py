@@ -86,15 +86,6 @@ def test_calicos_variables_are_understood(tmp_path: Path, where: list[str], monk
     }
 
 
-def test_the_list_names_the_socket_that_the_configuration_moves(
-    tmp_path: Path, where: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CALICO_AGENT_RUN_DIR", "/run/elsewhere")
-    assert run("install", *where) == 0
-    listed = json.loads((tmp_path / "net.d" / "10-calico.conflist").read_text())
-    assert listed["plugins"][0]["agent_socket"] == "/run/elsewhere/agent.sock"
-
-
 def test_a_variable_that_is_no_number_is_named(
     where: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

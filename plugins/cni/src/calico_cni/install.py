@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from calico_kernel.config import AgentSettings, load
 
 PROGRAMS = ("calico", "calico-ipam")
 """One executable under two names: a whole network plugin, and IPAM alone for other plugins (bridge, macvlan...)."""
@@ -37,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("--ipv6", action="store_true", help="assign an IPv6 address as well")
         sub.add_argument("--ipam", default="calico-ipam", help="IPAM type (default: %(default)s)")
         sub.add_argument("--kubernetes", action="store_true", help="profiles are mirrored from Kubernetes")
-        sub.add_argument("--agent-socket", default="", help="default: the one of the node's configuration")
+        sub.add_argument("--agent-socket", default="", help="when the agent does not serve its usual path")
         sub.add_argument("--python", default=_system_python(), help="interpreter of the executable: %(default)s")
         sub.add_argument("--no-config", action="store_true", help="only the executable")
         sub.add_argument("--no-portmap", action="store_true", help="do not chain the portmap plugin")
@@ -85,8 +84,7 @@ def _remove(path: str) -> None:
 
 
 def configuration(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    """The list: calico, then portmap for the runtime's port mappings. Raises ConfigError for a node's configuration
-    that cannot be read."""
+    """The list: calico, then portmap for the runtime's port mappings."""
     calico: dict[str, Any] = {"type": "calico", "ipam": {"type": arguments.ipam}}
     if arguments.ipam == "calico-ipam":
         calico["ipam"] |= {"assign_ipv4": "true", "assign_ipv6": "true" if arguments.ipv6 else "false"}
@@ -94,9 +92,8 @@ def configuration(arguments: argparse.Namespace) -> Mapping[str, Any]:
         calico["policy"] = {"type": "k8s"}
     if arguments.mtu:
         calico["mtu"] = arguments.mtu
-    served = arguments.agent_socket or load(getattr(arguments, "config", None)).agent.socket_path
-    if served != AgentSettings().socket_path:
-        calico["agent_socket"] = served
+    if arguments.agent_socket:
+        calico["agent_socket"] = arguments.agent_socket
     plugins = [calico]
     if not arguments.no_portmap:
         plugins.append({"type": "portmap", "snat": True, "capabilities": {"portMappings": True}})
