@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-
 PROGRAMS = ("calico", "calico-ipam")
 """One executable under two names: a whole network plugin, and IPAM alone for other plugins (bridge, macvlan...)."""
 
