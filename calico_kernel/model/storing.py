@@ -51,8 +51,9 @@ def prefixes(queries: Iterable[Query]) -> list[str]:
 
 
 def parse_revision(revision: str) -> int:
-    """0, which no record ever has, for what is no revision of such a store."""
-    return int(revision) if revision.isdecimal() else 0
+    """0, which no record ever has, for what is no revision of such a store (they are 64 bits wide)."""
+    number = int(revision) if revision.isdecimal() and len(revision) < 20 else 0
+    return number if number < 1 << 63 else 0
 
 
 def exists(key: Key, there: int | None) -> AlreadyExists:
