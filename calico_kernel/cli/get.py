@@ -1,4 +1,4 @@
-"""``calicoctl get``: resources as a table, YAML or JSON.
+"""``calicoctl get``: resources as a table, YAML, JSON, or by a template.
 
 In:    a kind and names, or files that name resources.
 Out:   one table for each result, or one document; what is stored but does not decode goes to standard error with its
@@ -37,7 +37,11 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="names; none means all of the kind")
     add_file_options(parser, required=False)
     parser.add_argument(
-        "-o", "--output", default="ps", metavar="FORMAT", help="ps, wide, name, yaml, json or custom-columns=A,B"
+        "-o",
+        "--output",
+        default="ps",
+        metavar="FORMAT",
+        help="ps, wide, name, yaml, json, custom-columns=A,B, jsonpath=TEMPLATE or jsonpath-file=FILE",
     )
     parser.add_argument("-A", "-a", "--all-namespaces", action="store_true", help="of every namespace")
     parser.add_argument("--export", action="store_true", help="leave out what belongs to this cluster alone")
@@ -48,7 +52,10 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
 
     write = writer(args.output, show_namespace=args.all_namespaces or bool(args.namespace))
     if write is None:
-        raise Refused(f"unrecognized output format '{args.output}'")
+        said = f"unrecognized output format '{args.output}'"
+        if args.output.startswith("go-template"):
+            said += "; Go templates are not offered: -o jsonpath='{range .items[*]}{.metadata.name}{\"\\n\"}{end}'"
+        raise Refused(said)
     _ = session.composition  # plugins' kinds are known from here on
     wanted = _wanted(args)
     check_version(args, session)
@@ -148,6 +155,8 @@ def writer(output: str, *, show_namespace: bool) -> Write | None:
     if key == "custom-columns" and value:
         headings = tuple(value.split(","))
         return lambda results, session: _write_tables(results, session, headings, False, show_namespace)
+    if key in {"jsonpath", "jsonpath-file"} and value:
+        return _jsonpath(value, from_file=key == "jsonpath-file")
     return None
 
 
@@ -182,6 +191,26 @@ def _write_json(results: Sequence[Result], _session: Session) -> None:
     from calico_kernel.cli.output import json_text
 
     sys.stdout.write(json_text(_objects(results)) + "\n")
+
+
+def _jsonpath(given: str, *, from_file: bool) -> Write:
+    from pathlib import Path
+
+    from calico_kernel.cli.common import Refused
+    from calico_kernel.cli.jsonpath import TemplateError, compiled
+    from calico_kernel.cli.output import visible
+
+    try:
+        template = compiled(Path(given).read_text(encoding="utf-8") if from_file else given)
+    except (TemplateError, UnicodeDecodeError) as exc:
+        raise Refused(f"error parsing jsonpath {given}: {exc}") from exc
+
+    def write(results: Sequence[Result], _session: Session) -> None:
+        text = template(_objects(results))
+        # A script gets the values as they are; a terminal must not obey them.
+        sys.stdout.write("\t".join(visible(cell) for cell in text.split("\t")) if sys.stdout.isatty() else text)
+
+    return write
 
 
 def _write_names(results: Sequence[Result], _session: Session) -> None:
