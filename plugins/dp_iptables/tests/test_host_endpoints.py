@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
+from calico_kernel.host import netlink
 from calico_kernel.host import netns as namespaces
 from calico_kernel.model import nodestate as ns
 
@@ -174,3 +175,79 @@ def test_workload_reaches_its_node_by_its_policy_and_the_configured_action(
     assert arrives(first.namespace, outside.node_ipv4, 5000, None) == reached
     assert not arrives(first.namespace, outside.node_ipv4, 5001, None)
     assert arrives(second.namespace, outside.node_ipv6, 5001, None) == reached
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_of_several_endpoints_of_one_interface_the_first_by_name_governs(
+    outside: Any, make_dataplane: Callable[..., Any], kit: Any, by_name: bool
+) -> None:
+    """The later one's untracked policy does not count either, though the first has none."""
+    first, second = one_policy("first", (udp(5000),)), one_policy("second", (udp(5001),))
+    early = one_policy("early", (udp(5002),), untracked=True)
+    interface, addresses = ("up0", ()) if by_name else ("", (outside.node_ipv4,))
+    a = ns.LocalHostEndpoint(name="a", interface=interface, expected_addresses=addresses, normal=listed(first))
+    b = attrs.evolve(a, name="b", normal=listed(second), untracked=listed(early, default="Pass"))
+    endpoints = {"b": b, "a": a}
+    driver = make_dataplane()
+    kit.applied(driver, kit.full(policies={p.id: p for p in (first, second, early)}, host_endpoints=endpoints))
+    assert arrives(outside.namespace, outside.node_ipv4, 5000, None)
+    assert not arrives(outside.namespace, outside.node_ipv4, 5001, None)
+    assert not arrives(outside.namespace, outside.node_ipv4, 5002, None)
+
+
+def test_endpoint_of_several_addresses_governs_each_interface_that_has_one(
+    outside: Any, world: Any, make_dataplane: Callable[..., Any], kit: Any
+) -> None:
+    with netlink.Netlink() as nl:
+        nl.run(netlink.add_veth("up9", "up9-far", up=True))
+        link = nl.link("up9")
+        assert link is not None
+        nl.run(netlink.add_address(netlink.InterfaceAddress(link.index, "172.30.9.1", 24)))
+    policy = one_policy("host", (udp(5000),))
+    endpoint = ns.LocalHostEndpoint(
+        name="both", interface="", expected_addresses=(outside.node_ipv4, "172.30.9.1"), normal=listed(policy)
+    )
+    driver = make_dataplane()
+    kit.applied(driver, kit.full(policies={policy.id: policy}, host_endpoints={"both": endpoint}))
+    assert not arrives(outside.namespace, outside.node_ipv4, 5001, None)
+    dispatch = [rule for rule in kit.rules(driver.kernel.backend) if rule.startswith("-A cali-from-host-endpoint ")]
+    assert {interface for interface in ("up0", "up9") for rule in dispatch if f"-i {interface} " in rule} == {
+        "up0",
+        "up9",
+    }
+
+
+def test_untracked_policy_of_a_wildcard_endpoint_is_ignored_and_the_other_hooks_hold(
+    outside: Any, world: Any, make_dataplane: Callable[..., Any], kit: Any
+) -> None:
+    """As Felix: untracked rules for every interface would have to judge each tracked flow's replies too."""
+    untracked = one_policy("untracked", (udp(5000, "deny"), udp(5001)), (udp(6000, "deny"),), untracked=True)
+    early = one_policy("early", (udp(5002, "deny"), udp(5003)), pre_dnat=True)
+    normal = one_policy("normal", (udp(5000), udp(5002)), (udp(6000),))
+    forward = one_policy("forward", (udp(5004),), apply_on_forward=True)
+    pod = world.pods[0]
+    endpoint = ns.LocalHostEndpoint(
+        name="all",
+        interface="*",
+        normal=listed(normal, egress=(normal,)),
+        forward=listed(forward),
+        pre_dnat=listed(early, default="Pass"),
+        untracked=listed(untracked, egress=(untracked,), default="Pass"),
+    )
+    driver = make_dataplane()
+    delta = kit.full(
+        policies={policy.id: policy for policy in (untracked, early, normal, forward)},
+        host_endpoints={"all": endpoint},
+        workloads={pod.id: pod.endpoint(kit.policy_list(profiles=("allow",)))},
+    )
+    kit.applied(driver, attrs.evolve(delta, config=ns.ResolvedConfig(values=FAILSAFE)))
+    node = outside.node_ipv4
+    assert arrives(outside.namespace, node, 5000, None)
+    assert not arrives(outside.namespace, node, 5001, None)
+    assert not arrives(outside.namespace, node, 5002, None)
+    assert arrives(outside.namespace, node, 5003, None)
+    assert arrives(None, outside.ipv4, 6000, outside.namespace)
+    assert not arrives(None, outside.ipv4, 6001, outside.namespace)
+    assert arrives(outside.namespace, pod.ipv4, 5004, pod.namespace)
+    assert not arrives(outside.namespace, pod.ipv4, 5005, pod.namespace)
+    assert not [rule for rule in kit.rules(driver.kernel.backend) if "NOTRACK" in rule or "--notrack" in rule]

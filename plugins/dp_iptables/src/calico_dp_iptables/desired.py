@@ -50,8 +50,8 @@ class State:
     workloads: dict[WorkloadEndpointId, LocalWorkload] = attrs.field(factory=dict)
     host_endpoints: dict[str, LocalHostEndpoint] = attrs.field(factory=dict)
     needs: dict[int, Needs] = attrs.field(factory=lambda: {4: Needs(), 6: Needs()})
-    host_interfaces: Mapping[str, str] = attrs.field(factory=dict)
-    """For host endpoints that name addresses instead of an interface: endpoint -> interface."""
+    host_interfaces: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+    """For host endpoints that name addresses instead of an interface: endpoint -> interfaces that have one of them."""
 
 
 class Family:
@@ -301,14 +301,12 @@ class Family:
             (static.FROM_HOST_ENDPOINT, mangles, "cali-fh-", "pre_dnat", True, "pre_dnat"),
             (static.TO_HOST_ENDPOINT, mangles, "cali-th-", "normal", False, "normal"),
         )
+        governed = self._governed_interfaces()
         for root, into, prefix, kind, inbound, field in tables:
             chains = self._endpoint_chains(early=into is not filters)
             targets: dict[str, str] = {}
             end: list[Rule] = []
-            for name, endpoint in sorted(self.state.host_endpoints.items()):
-                interface = endpoint.interface or self.state.host_interfaces.get(name, "")
-                if interface != "*" and not names.is_usable_interface(interface):
-                    continue
+            for interface, endpoint in governed.items():
                 if interface == "*" and kind == "untracked":
                     continue  # as in Calico: it would judge the replies of every tracked flow
                 listed: PolicyList = getattr(endpoint, field)
@@ -325,6 +323,15 @@ class Family:
         self._put("host endpoints", "filter", filters)
         self._put("host endpoints", "raw", raws)
         self._put("host endpoints", "mangle", mangles)
+
+    def _governed_interfaces(self) -> dict[str, LocalHostEndpoint]:
+        """Interface, or "*", -> its endpoint. Where several claim one, the first by name has it, as in Calico."""
+        governed: dict[str, LocalHostEndpoint] = {}
+        for name, endpoint in sorted(self.state.host_endpoints.items()):
+            for interface in (endpoint.interface,) if endpoint.interface else self.state.host_interfaces.get(name, ()):
+                if interface == "*" or names.is_usable_interface(interface):
+                    governed.setdefault(interface, endpoint)
+        return governed
 
     def _spare(self, kind: str, *, inbound: bool) -> list[Rule]:
         """A wildcard endpoint does not stand for workloads' interfaces."""

@@ -165,7 +165,7 @@ class Kernel:
     def _find_host_interfaces(self, state: State, failures: list[Failure]) -> None:
         """Host endpoints may name addresses instead of an interface."""
         nameless = {name: endpoint for name, endpoint in state.host_endpoints.items() if not endpoint.interface}
-        found: dict[str, str] = {}
+        found: Mapping[str, Sequence[str]] = {}
         if nameless:
             try:
                 found = interfaces_of(nameless)

@@ -289,16 +289,15 @@ def _same_link(old: LocalWorkload, new: LocalWorkload) -> bool:
     )
 
 
-def interfaces_of(endpoints: Mapping[str, LocalHostEndpoint]) -> dict[str, str]:
-    """For host endpoints that name addresses only: the interface that has one of them. Raises OSError."""
-    by_address = {address: name for name, endpoint in endpoints.items() for address in endpoint.expected_addresses}
+def interfaces_of(endpoints: Mapping[str, LocalHostEndpoint]) -> dict[str, tuple[str, ...]]:
+    """For host endpoints that name addresses only: the interfaces that have one of them. Raises OSError."""
     with Netlink() as nl:
         named = {link.index: link.name for link in nl.links()}
-        return {
-            by_address[entry.address]: named[entry.ifindex]
-            for entry in nl.addresses()
-            if entry.address in by_address and entry.ifindex in named
-        }
+        present = [(entry.address, named[entry.ifindex]) for entry in nl.addresses() if entry.ifindex in named]
+    return {
+        name: tuple(sorted({interface for address, interface in present if address in endpoint.expected_addresses}))
+        for name, endpoint in endpoints.items()
+    }
 
 
 def _by_index(nl: Netlink, version: int) -> dict[int, list[RouteEntry]]:
