@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 from calico_kernel.host import netlink, sysctl
@@ -107,6 +108,56 @@ def test_address_that_moves_takes_its_route_along(world: Any, driver: Any, kit: 
     assert f"{first.ipv4}/32" not in routes_through(first.interface)
     assert f"{first.ipv4}/32" in routes_through(second.interface)
     assert f"{second.ipv6}/128" not in routes_through(second.interface)
+
+
+def test_address_of_two_workloads_goes_to_the_newest_interface_that_is_up_and_back(
+    world: Any, driver: Any, kit: Any
+) -> None:
+    """A workload made anew before the old one was taken away."""
+    older, newer, _ = world.pods
+    listed = kit.policy_list(profiles=("allow",))
+    twin = ns.LocalWorkload(
+        id=newer.id, interface=newer.interface, addresses=(newer.ipv4, older.ipv4, older.ipv6), policies=listed
+    )
+    shared = {f"{older.ipv4}/32", f"{older.ipv6}/128"}
+    kit.applied(driver, kit.full(workloads={newer.id: twin, older.id: older.endpoint(listed)}))
+    assert shared <= routes_through(newer.interface)
+    driver.resync()
+    assert driver.apply().changes == 0
+    kit.applied(driver, ns.Delta(workloads=ns.MapDelta(removes={newer.id})))
+    assert shared <= routes_through(older.interface)
+    assert not shared & routes_through(newer.interface)
+
+
+def test_interface_of_two_workloads_belongs_to_the_first_until_it_goes(world: Any, driver: Any, kit: Any) -> None:
+    """In whatever order they came: a restarted node must decide the same."""
+    pod, client, _ = world.pods
+    second = ns.WorkloadEndpointId("k8s", "default/pod-9", "eth0")
+    open_, closed = kit.policy_list(profiles=("allow",)), kit.policy_list()
+    other, reaching = attrs.evolve(pod.endpoint(open_), id=second), {client.id: client.endpoint(open_)}
+    kit.applied(driver, kit.full(workloads={second: other, **reaching}))
+    assert world.reaches(client, pod)
+    kit.applied(driver, ns.Delta(workloads=ns.MapDelta(upserts={pod.id: pod.endpoint(closed)})))
+    assert not world.reaches(client, pod)
+    kit.applied(driver, kit.full(workloads={pod.id: pod.endpoint(closed), second: other, **reaching}))
+    assert not world.reaches(client, pod)
+    kit.applied(driver, ns.Delta(workloads=ns.MapDelta(removes={pod.id})))
+    assert world.reaches(client, pod)
+    assert {f"{pod.ipv4}/32", f"{pod.ipv6}/128"} <= routes_through(pod.interface)
+
+
+def test_route_that_somebody_deletes_is_noticed_and_made_again(
+    world: Any, driver: Any, kit: Any, asked: threading.Event
+) -> None:
+    pod = world.pods[0]
+    wanted = {f"{pod.ipv4}/32", f"{pod.ipv6}/128"}
+    kit.applied(driver, kit.full(workloads={pod.id: pod.endpoint(kit.policy_list(profiles=("allow",)))}))
+    for prefix in sorted(wanted):
+        asked.clear()
+        with netlink.Netlink() as nl:
+            nl.run(netlink.delete_route(netlink.RouteEntry(prefix, protocol=0, scope=255)))
+        settle(driver, asked)
+        assert routes_through(pod.interface) == wanted
 
 
 def test_flow_of_a_removed_address_does_not_outlive_it(world: Any, driver: Any, kit: Any) -> None:

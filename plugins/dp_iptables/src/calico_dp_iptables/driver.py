@@ -27,6 +27,7 @@ from calico_kernel.model.nodestate import (
     Delta,
     HostAddresses,
     IpSetKind,
+    LocalWorkload,
     MapDelta,
     MembersDelta,
     Vtep,
@@ -63,6 +64,8 @@ class IptablesDataplane(Dataplane):
         self._hosts: dict[str, HostAddresses] = {}
         self._special: dict[str, frozenset[str]] = {}
         self._set_ids: set[str] = set()
+        self._known: dict[WorkloadEndpointId, LocalWorkload] = {}
+        self._claims: dict[str, set[WorkloadEndpointId]] = {}
         self._unprogrammed: set[WorkloadEndpointId] = set()
         self._programmed: set[WorkloadEndpointId] = set()
 
@@ -116,7 +119,7 @@ class IptablesDataplane(Dataplane):
             ip_sets=gone(self._set_ids, delta.ip_sets),
             policies=gone(state.policies, delta.policies),
             profiles=gone(state.profiles, delta.profiles),
-            workloads=gone(state.workloads, delta.workloads),
+            workloads=gone(self._known, delta.workloads),
             host_endpoints=gone(state.host_endpoints, delta.host_endpoints),
             vteps=gone(self._vteps, delta.vteps),
             pools=gone(self._pools, delta.pools),
@@ -176,8 +179,9 @@ class IptablesDataplane(Dataplane):
     def _take_workloads(self, delta: Delta) -> None:
         if not delta.workloads:
             return
+        change = self._without_shadowed(delta.workloads)
         # Gone first: an interface and its addresses may have got a new owner in the same delta.
-        for key in delta.workloads.removes:
+        for key in change.removes:
             gone = self.state.workloads.pop(key, None)
             if gone is None:
                 continue
@@ -186,7 +190,7 @@ class IptablesDataplane(Dataplane):
             self._unprogrammed.discard(key)
             self._programmed.discard(key)
             self.kernel.links.workload_changed(gone, None)
-        for key, workload in delta.workloads.upserts.items():
+        for key, workload in change.upserts.items():
             old = self.state.workloads.get(key)
             if old == workload:
                 continue
@@ -198,6 +202,35 @@ class IptablesDataplane(Dataplane):
             self.kernel.links.workload_changed(old, workload)
         for family in self.families.values():
             family.render_dispatch()
+
+    def _without_shadowed(
+        self, change: MapDelta[WorkloadEndpointId, LocalWorkload]
+    ) -> MapDelta[WorkloadEndpointId, LocalWorkload]:
+        """Of several workloads that name one interface the first by its identity counts, as in Calico; the others wait
+        until it goes."""
+        touched: set[str] = set()
+        for key in (*change.removes, *change.upserts):
+            old = self._known.pop(key, None)
+            if old is not None:
+                touched.add(old.interface)
+                self._claims[old.interface].discard(key)
+        for key, workload in change.upserts.items():
+            self._known[key] = workload
+            self._claims.setdefault(workload.interface, set()).add(key)
+            touched.add(workload.interface)
+        removes, upserts = set(change.removes), dict(change.upserts)
+        for interface in touched:
+            claims = self._claims[interface]
+            if not claims:
+                del self._claims[interface]
+                continue
+            first, *others = sorted(claims) if is_usable_interface(interface) else [min(claims)]
+            upserts[first] = self._known[first]
+            for other in others:
+                upserts.pop(other, None)
+                removes.add(other)
+                self._log.warning("workload %s has to wait: %s is the interface of %s", other, interface, first)
+        return MapDelta(upserts=upserts, removes=removes)
 
     def _take_host_endpoints(self, delta: Delta) -> None:
         if not delta.host_endpoints:

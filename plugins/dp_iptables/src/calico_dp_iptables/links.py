@@ -48,6 +48,7 @@ class Links:
         self._programs = programs
         self._wanted: dict[str, Wanted] = {}
         self._dirty: set[str] = set()
+        self._claims: dict[str, set[str]] = {}
         self._stale: dict[str, set[str]] = {}
         self._left: set[str] = set()
         self._neighbours: dict[str, tuple[int, Wanted]] = {}
@@ -68,23 +69,43 @@ class Links:
             self._left |= gone
             self._stale.setdefault(old.interface, set()).update(gone)
             if new is None or new.interface != old.interface:
-                self._wanted.pop(old.interface, None)
+                self._want(old.interface, None)
             self._dirty.add(old.interface)
         if new is not None:
             if old is None:
                 self._left -= {address for address in new.addresses if address in self._stale.get(new.interface, ())}
             if is_usable_interface(new.interface):
-                self._wanted[new.interface] = Wanted(
-                    frozenset(new.addresses) if new.active else frozenset(), new.mac, bool(new.spoofable_prefixes)
-                )
+                addresses = frozenset(new.addresses) if new.active else frozenset()
+                self._want(new.interface, Wanted(addresses, new.mac, bool(new.spoofable_prefixes)))
                 stale = self._stale.get(new.interface)
                 if stale is not None:
                     stale -= set(new.addresses)
                 self._dirty.add(new.interface)
 
+    def _want(self, interface: str, wanted: Wanted | None) -> None:
+        old = self._wanted.pop(interface, None)
+        if wanted is not None:
+            self._wanted[interface] = wanted
+        for address in old.addresses if old is not None else ():
+            self._claims[address].discard(interface)
+            self._dirty |= self._claims[address]  # one of the others gets the route
+            if not self._claims[address]:
+                del self._claims[address]
+        for address in wanted.addresses if wanted is not None else ():
+            self._claims.setdefault(address, set()).add(interface)
+
+    def _rivals(self, wanted: Wanted) -> set[str]:
+        """Every interface that wants one of these addresses, where more than one does."""
+        return {
+            name for address in wanted.addresses if len(self._claims[address]) > 1 for name in self._claims[address]
+        }
+
     def touched(self, interfaces: Iterable[str]) -> None:
         """The kernel told of changes of these interfaces."""
-        self._dirty |= {name for name in interfaces if name in self._wanted}
+        for name in interfaces:
+            if name in self._wanted:
+                self._dirty.add(name)
+                self._dirty |= self._rivals(self._wanted[name])
 
     def touched_all(self) -> None:
         self._dirty |= self._wanted.keys()
@@ -133,6 +154,8 @@ class Links:
                 )
             if name in self._wanted:
                 changes += self._sysctls(name, wanted, options)
+            if rivals := self._rivals(wanted):
+                wanted = attrs.evolve(wanted, addresses=self._won(nl, link, wanted, rivals))
             requests, about = self._route_plan(name, link, wanted, present, options, versions)
             settled = True
             for error, subject in zip(nl.execute(requests), about, strict=True):
@@ -147,6 +170,12 @@ class Links:
                 self._dirty.discard(name)
                 self._stale.pop(name, None)
         return changes
+
+    def _won(self, nl: Netlink, link: Link, wanted: Wanted, rivals: Iterable[str]) -> frozenset[str]:
+        """The addresses that this interface has before all others that want them: the newest that is up, as in Calico,
+        because a workload that is made anew is the one that lives."""
+        newer = {name for name in rivals if (other := nl.link(name)) and other.up and other.index > link.index}
+        return frozenset(address for address in wanted.addresses if self._claims[address].isdisjoint(newer))
 
     def _route_plan(
         self,

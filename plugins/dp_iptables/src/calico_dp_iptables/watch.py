@@ -1,7 +1,7 @@
 """Notices what others do to our rules, sets and interfaces, within a fraction of a second.
 
-In:   rtnetlink notices of links, nftables events, and a look at what is nearly free to ask: the nftables generation,
-      IPT_SO_GET_INFO of legacy tables (which send no events), the headers of IP sets.
+In:   rtnetlink notices of links and of routes that go, nftables events, and a look at what is nearly free to ask: the
+      nftables generation, IPT_SO_GET_INFO of legacy tables (which send no events), the headers of IP sets.
 Out:  which parts are no longer to be trusted (``take``), and ``request_apply``.
 Owns: one thread and its sockets. It writes nothing; what it finds, the next apply reads and mends.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Hashable
 import attrs
 
 from calico_dp_iptables.netfilter import Netfilter, nft_events
-from calico_kernel.host.netlink import Link, Monitor
+from calico_kernel.host.netlink import Link, Monitor, RouteEntry
 
 FIRST_PAUSE_S = 0.25
 MOST_PAUSE_S = 5.0
@@ -161,6 +161,11 @@ class Watch:
             with self._lock:
                 if notice.topic == "address":
                     touched = touched or self._addresses
+                elif isinstance(notice.value, RouteEntry):
+                    name = _interface_of(notice.value) if notice.deleted else ""
+                    if name.startswith(self._prefixes):
+                        self._suspicion.interfaces.add(name)
+                        touched = True
                 elif not isinstance(notice.value, Link):
                     self._suspicion.all_interfaces = touched = True
                 elif notice.value.name.startswith(self._prefixes):
@@ -173,7 +178,7 @@ class Watch:
         try:
             with contextlib.ExitStack() as stack:
                 netfilter = stack.enter_context(Netfilter())
-                monitor = stack.enter_context(Monitor(links=True, addresses=True))
+                monitor = stack.enter_context(Monitor(links=True, addresses=True, routes=True))
                 poll = select.poll()
                 poll.register(self._wake_read, select.POLLIN)
                 poll.register(monitor.fileno(), select.POLLIN)
@@ -193,6 +198,16 @@ class Watch:
                         self._check(netfilter)
         except OSError as exc:
             self._log.warning("stopped watching for changes by others: %s; the refresh timers still do", exc)
+
+
+def _interface_of(route: RouteEntry) -> str:
+    """Of a route to one address, which is what workloads have; "" for others, and where the interface has gone."""
+    if not route.prefix.endswith(("/32", "/128")):
+        return ""
+    try:
+        return socket.if_indextoname(route.ifindex)
+    except OSError:
+        return ""
 
 
 def _drain(sock: socket.socket) -> None:
