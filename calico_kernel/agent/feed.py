@@ -1,7 +1,9 @@
 """Keep the calculation's view equal to the datastore: list, then watch, and list again when the watch was too old.
 
 In:    a Datastore and the queries that the calculation needs.   Out: batches, to ``calico_kernel.agent.loop``.
-Owns:  one thread. An outage changes nothing downstream: the last view stays until the datastore is back.
+Owns:  one thread. An outage changes nothing downstream: the last view stays until the datastore is back. Nor does what
+       happens while the datastore is locked (``datastoreReady`` false): a migration may have written only a part. Once
+       it is unlocked everything is listed again. Felix ends itself then, and waits at its start.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ import attrs
 
 from calico_kernel.errors import DatastoreUnavailable, RevisionTooOld
 from calico_kernel.hookspecs import Datastore, Watch
-from calico_kernel.model.keys import Key, Query
-from calico_kernel.model.records import Event, Malformed, Value
+from calico_kernel.model.cluster import ClusterInformation
+from calico_kernel.model.keys import Key, Query, ResourceKey, ResourceQuery
+from calico_kernel.model.records import Event, Malformed, Record, Value
 from calico_kernel.reconcile.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 5.0
+CLUSTER = ResourceQuery("ClusterInformation")
+CLUSTER_KEY = ResourceKey("ClusterInformation", "", "default")
+LOCKED = "the datastore is locked (datastoreReady is false)"
 
 
 @attrs.frozen(slots=True)
@@ -46,6 +52,7 @@ class FeedState:
 
     in_sync: bool = False
     connected: bool = False
+    locked: bool = False
     trouble: str = "the datastore was not read yet"
     lists: int = 0
     events: int = 0
@@ -65,7 +72,8 @@ class Feed(threading.Thread):
     ) -> None:
         super().__init__(name="feed", daemon=True)
         self.state = FeedState()
-        self._store, self._queries, self._sink = store, queries, sink
+        self._store, self._sink = store, sink
+        self._queries = (*(query for query in queries if query != CLUSTER), CLUSTER)
         self._backoff = Backoff(first_s=retry_min_s, most_s=retry_max_s)
         self._stopping = threading.Event()
         self._watch: Watch | None = None
@@ -111,13 +119,16 @@ class Feed(threading.Thread):
         if not self.state.connected:
             log.info("datastore connected")
         self.state.connected = True
-        self.state.trouble = ""
+        self.state.trouble = LOCKED if self.state.locked else ""
 
     def _list(self) -> str:
         self._again.clear()
         listing = self._store.list(self._queries)
         self.state.lists += 1
+        self._lock(any(is_lock(record) for record in listing.records))
         self._back()
+        if self.state.locked:
+            return listing.revision
         present = {record.key for record in listing.records}
         changes = [Change(key, None, listing.revision) for key in self._known - present]
         changes.extend(Change(record.key, record.value, record.revision) for record in listing.records)
@@ -138,12 +149,29 @@ class Feed(threading.Thread):
                     continue
                 self._back()
                 self._backoff.reset()
-                if events:
-                    self.state.events += len(events)
-                    self._sink(Batch(list(self._changes(events))))
+                self.state.events += len(events)
+                if self.state.locked:
+                    if any(event.key == CLUSTER_KEY and not is_lock(event.record) for event in events):
+                        return
+                    continue
+                end = next((number for number, event in enumerate(events) if is_lock(event.record)), None)
+                if events[:end]:
+                    self._sink(Batch(list(self._changes(events[:end]))))
+                if end is not None:
+                    if any(event.key == CLUSTER_KEY for event in events[end + 1 :]):
+                        return  # unlocked again, perhaps: what is there now decides
+                    self._lock(True)
+                    self._back()
         finally:
             watch.close()
             self._watch = None
+
+    def _lock(self, locked: bool) -> None:
+        if locked and not self.state.locked:
+            log.warning("%s: the node keeps enforcing what it knows until it is unlocked", LOCKED)
+        elif self.state.locked and not locked:
+            log.info("the datastore is unlocked")
+        self.state.locked = locked
 
     def _changes(self, events: Iterable[Event]) -> Iterable[Change]:
         for event in events:
@@ -153,3 +181,13 @@ class Feed(threading.Thread):
             else:
                 self._known.add(event.key)
                 yield Change(event.key, event.record.value, event.record.revision)
+
+
+def is_lock(record: Record | None) -> bool:
+    """Whether this is ClusterInformation ``default`` and says that the datastore is locked."""
+    return (
+        record is not None
+        and record.key == CLUSTER_KEY
+        and isinstance(record.value, ClusterInformation)
+        and record.value.spec.datastore_ready is False
+    )

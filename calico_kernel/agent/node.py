@@ -19,7 +19,7 @@ from functools import partial
 import attrs
 
 from calico_kernel.agent import logs
-from calico_kernel.agent.feed import Feed
+from calico_kernel.agent.feed import LOCKED, Feed
 from calico_kernel.agent.health import LIVENESS, READINESS, HealthServer
 from calico_kernel.agent.local_socket import LocalSocket, refuse_where_served
 from calico_kernel.agent.loop import CalcLoop
@@ -30,6 +30,7 @@ from calico_kernel.agent.registration import register
 from calico_kernel.agent.tunnels import TunnelAddresses
 from calico_kernel.agent.worker import DriverWorker
 from calico_kernel.calc import Calculator
+from calico_kernel.client.lock import is_locked
 from calico_kernel.compose import Composition, compose
 from calico_kernel.config import Config
 from calico_kernel.errors import CalicoError, DatastoreUnavailable
@@ -55,6 +56,7 @@ log = logging.getLogger("calico.agent")
 STUCK_S = 90.0
 """A thread busy with one thing for so long counts as hung (Felix: dataplane watchdog)."""
 STOP_S = 10.0
+LOCK_POLL_S = 1.0
 
 
 class NodeAgent:
@@ -112,11 +114,17 @@ class NodeAgent:
                 stack.callback(server.close)
 
     def _open_datastore(self) -> bool:
-        """Open, initialise and register, until it works; False when told to stop meanwhile."""
+        """Open, initialise and register, until it works and is not locked; False when told to stop meanwhile."""
         backoff = Backoff(first_s=self._settings.retry_min_s, most_s=self._settings.retry_max_s)
         while not self._stopping.is_set():
             try:
                 store = self._composition.open_datastore()
+                if is_locked(store):
+                    if self._phase != LOCKED:
+                        log.warning("%s: waiting until it is unlocked", LOCKED)
+                    self._phase = LOCKED
+                    self._stopping.wait(LOCK_POLL_S)
+                    continue
                 register(store, self._config.node, self._settings)
                 if self._composition.has_ipam:
                     self._composition.open_ipam()

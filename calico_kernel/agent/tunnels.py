@@ -16,7 +16,9 @@ import attrs
 import msgspec
 
 from calico_kernel import selector
-from calico_kernel.errors import CalicoError, NotFound, RevisionConflict
+from calico_kernel.agent.feed import LOCKED
+from calico_kernel.client.lock import is_locked
+from calico_kernel.errors import CalicoError, DatastoreUnavailable, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore, Ipam
 from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec
 from calico_kernel.model.ipam import AssignRequest
@@ -121,7 +123,9 @@ class TunnelAddresses(threading.Thread):
                 backoff.reset()
 
     def reconcile(self) -> None:
-        """One pass. Raises what the datastore or IPAM raises; what was done stays."""
+        """One pass. Raises what the datastore or IPAM raises; what was done stays. A locked one counts as away."""
+        if is_locked(self._store):
+            raise DatastoreUnavailable(what=LOCKED, todo="unlock it once its migration is done")
         records = self._store.list([ResourceQuery("IPPool")]).records
         pools = [record.value for record in records if isinstance(record.value, IPPool)]
         try:

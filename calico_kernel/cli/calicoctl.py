@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, Command] = {
     "ipam": Command("calico_kernel.cli.ipam", "show, check and release addresses"),
     "node": Command("calico_kernel.cli.node", "status of the node agent"),
     "config": Command("calico_kernel.cli.config", "check and show the configuration"),
-    "datastore": Command("calico_kernel.cli.datastore", "lock and unlock the datastore"),
+    "datastore": Command("calico_kernel.cli.datastore", "lock and unlock the datastore, carry its data to another"),
     "version": Command("calico_kernel.cli.version", "versions of this tool and of the cluster"),
 }
 

@@ -1,38 +1,25 @@
-"""``calicoctl datastore migrate lock`` and ``unlock``: stop every writer while the datastore is worked on."""
+"""``calicoctl datastore``: lock, unlock and migrate (``calico_kernel.cli.migrate``)."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
+from calico_kernel.cli import migrate
+
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    migrate = actions.add_parser("migrate", help="as Calico groups them: lock and unlock")
-    inner = migrate.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for group in (actions, inner):
-        group.add_parser(
-            "lock", help="no addresses are assigned and no policy changes reach nodes until it is unlocked"
-        )
-        group.add_parser("unlock", help="work goes on")
+    migrate.configure(parser)
 
 
 def run(_name: str, args: argparse.Namespace, session: Session) -> int:
-    from calico_kernel.client.setup import set_ready
-
-    lock = args.action == "lock"
-    set_ready(session.client, not lock)
-    print("Datastore locked." if lock else "Datastore unlocked.")
-    return 0
+    return migrate.run(args, session)
 
 
 def is_locked(session: Session) -> bool:
-    from calico_kernel.errors import NotFound
+    from calico_kernel.client import lock
 
-    try:
-        return session.client.get("ClusterInformation", "default").spec.datastore_ready is False
-    except NotFound:
-        return False
+    return lock.is_locked(session.client.store)

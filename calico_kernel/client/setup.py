@@ -77,16 +77,6 @@ def _tiers(client: Client) -> None:
                 continue
 
 
-def set_ready(client: Client, ready: bool) -> None:
-    """Lock (False) or unlock the datastore: while locked, nobody writes and agents wait."""
-    ensure_initialized(client)
-
-    def edit(stored: Any) -> Any:
-        return msgspec.structs.replace(stored, spec=msgspec.structs.replace(stored.spec, datastore_ready=ready))
-
-    client.change("ClusterInformation", "default", "", edit)
-
-
 def _guid() -> str:
     import uuid
 

@@ -45,9 +45,14 @@ _GO_ESCAPES = (
 T = TypeVar("T")
 
 
-def encode(value: Value) -> bytes:
-    """The stored form: compact JSON, keys in Calico's order, without ``resourceVersion``.
+def encode(value: Value | Malformed) -> bytes:
+    """The stored form: compact JSON, keys in Calico's order, without ``resourceVersion``. What did not decode is
+    written back as it was found, so that a copy of a datastore loses nothing.
     Raises ValidationError for text that JSON cannot hold (half a surrogate pair)."""
+    from calico_kernel.model.records import Malformed
+
+    if isinstance(value, Malformed):
+        return value.raw
     if isinstance(value, Resource):
         value = _to_stored(value)
     try:

@@ -151,9 +151,9 @@ def _flatten(value: Any) -> Iterator[Any]:
             yield from _flatten(item)
         return
     kind = value.get("kind") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind.endswith("List") and isinstance(value.get("items"), list):
+    if isinstance(kind, str) and kind.endswith("List") and isinstance(value.get("items", 0), list | None):
         implied = {} if kind == "List" else {"kind": kind.removesuffix("List"), "apiVersion": value.get("apiVersion")}
-        for item in value["items"]:
+        for item in value["items"] or ():  # Go writes a list without items as null
             yield {**implied, **item} if isinstance(item, dict) else item
         return
     yield value

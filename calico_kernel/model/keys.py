@@ -79,7 +79,11 @@ class IpamConfigQuery(Struct, frozen=True, gc=False):
     pass
 
 
-Query = ResourceQuery | BlockQuery | BlockAffinityQuery | HandleQuery | IpamConfigQuery
+class IpamHostQuery(Struct, frozen=True, gc=False):
+    """The markers of all nodes that have used IPAM."""
+
+
+Query = ResourceQuery | BlockQuery | BlockAffinityQuery | HandleQuery | IpamConfigQuery | IpamHostQuery
 
 ROOT = "/calico/"
 _RESOURCES = "/calico/resources/v3/projectcalico.org/"
@@ -162,6 +166,8 @@ def prefix(query: Query) -> str:
             return f"{_IPAM}{query.type}/"
         family = "" if query.version is None else f"{query.version}/"
         return f"{_IPAM}{query.type}/{_escape(query.owner)}/ipv{family}"
+    if isinstance(query, IpamHostQuery):
+        return f"{_IPAM}host/"
     return _HANDLES if isinstance(query, HandleQuery) else _CONFIG
 
 
@@ -183,6 +189,8 @@ def matches(query: Query, key: Key) -> bool:
             and query.owner in (None, key.owner)
             and query.version in (None, _version(key.cidr))
         )
+    if isinstance(query, IpamHostQuery):
+        return isinstance(key, IpamHostKey)
     return isinstance(key, HandleKey if isinstance(query, HandleQuery) else IpamConfigKey)
 
 

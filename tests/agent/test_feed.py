@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from calico_kernel.agent.feed import Batch, Feed
+from calico_kernel.client import Client
+from calico_kernel.client.lock import lock, unlock
 from calico_kernel.model.keys import Key, ResourceKey, ResourceQuery
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSetSpec
@@ -125,3 +127,61 @@ def test_a_malformed_value_counts_as_absent(store: MemoryDatastore, view: View, 
     view.until(lambda: view.in_syncs == 1)
     store.write_raw("/calico/resources/v3/projectcalico.org/globalnetworksets/a", b"{not json")
     view.until(lambda: not view.nets)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()
+
+
+def test_nothing_of_a_locked_datastore_arrives_until_it_is_unlocked(
+    store: MemoryDatastore, view: View, feed: Feed
+) -> None:
+    client = Client(store=store)
+    store.create(key("a"), value("a", "10.0.0.0/8"))
+    store.create(key("b"), value("b"))
+    feed.start()
+    view.until(lambda: view.in_syncs == 1)
+    store.create(key("c"), value("c"))
+    lock(client)
+    wait_for(lambda: feed.state.locked)
+    store.delete(key("a"))
+    store.create(key("d"), value("d"))
+    time.sleep(0.05)
+    assert set(view.nets) == {key("a"), key("b"), key("c")}
+    assert feed.state.connected and "locked" in feed.state.trouble
+    unlock(client)
+    view.until(lambda: set(view.nets) == {key("b"), key("c"), key("d")})
+    assert not feed.state.locked and not feed.state.trouble
+    store.delete(key("b"))
+    view.until(lambda: set(view.nets) == {key("c"), key("d")})
+
+
+def test_datastore_that_is_locked_at_first_is_waited_for(store: MemoryDatastore, view: View, feed: Feed) -> None:
+    client = Client(store=store)
+    store.create(key("a"), value("a"))
+    lock(client)
+    feed.start()
+    wait_for(lambda: feed.state.locked)
+    assert view.in_syncs == 0 and not feed.state.in_sync
+    unlock(client)
+    view.until(lambda: view.in_syncs == 1 and set(view.nets) == {key("a")})
+
+
+def test_lock_and_unlock_seen_in_one_batch_lose_nothing(store: MemoryDatastore, view: View, feed: Feed) -> None:
+    client = Client(store=store)
+    store.create(key("a"), value("a"))
+    feed.start()
+    view.until(lambda: view.in_syncs == 1)
+    with store.outage():
+        wait_for(lambda: not feed.state.connected)
+        store.available = True  # silently: the watch is told later
+        lock(client)
+        store.delete(key("a"))
+        unlock(client)
+        store.create(key("b"), value("b"))
+        store.available = False
+    view.until(lambda: set(view.nets) == {key("b")})
+    assert not feed.state.locked

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from calico_kernel.client import Client, ensure_initialized
-from calico_kernel.client.setup import set_ready
+from calico_kernel.client.lock import lock, unlock
 from calico_kernel.errors import (
     AlreadyExists,
     DatastoreError,
@@ -378,10 +378,10 @@ def test_initialisation_is_made_once_and_merges(store: MemoryDatastore) -> None:
 
 
 def test_initialisation_leaves_a_lock_in_place(client: Client) -> None:
-    set_ready(client, False)
+    lock(client)
     ensure_initialized(client)
     assert client.get("ClusterInformation", "default").spec.datastore_ready is False
-    set_ready(client, True)
+    unlock(client)
     assert client.get("ClusterInformation", "default").spec.datastore_ready is True
 
 

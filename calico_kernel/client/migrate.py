@@ -1,0 +1,352 @@
+"""Copy a whole datastore into another: every record that the model knows, as it is stored.
+
+In:    two open ``Datastore``s of any kind.
+Out:   the target holds what the source holds: uids, creation times, IPAM, and what does not decode, byte for byte.
+
+    mark the source -> may the target be written? -> lock both -> write what differs -> read both back, until equal
+    -> mark the source "verified" -> target: marker off, ready as the source was -> source: marker off, stays locked:
+    two unlocked copies would hand out the same addresses
+
+Every step can be repeated, and the markers (``calico_kernel.client.lock``) say which of them were taken: after a kill
+at any point the same call goes on. Revisions are each store's own and are not carried over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from calico_kernel.client.client import Client
+from calico_kernel.client.common import new_uid, now
+from calico_kernel.client.lock import INFORMATION, Marker, marked, marker_of
+from calico_kernel.client.setup import ensure_initialized
+from calico_kernel.errors import DatastoreError, NotFound, NotPermitted, RevisionConflict
+from calico_kernel.model import codec, keys, wellknown
+from calico_kernel.model.keys import (
+    BlockAffinityQuery,
+    BlockQuery,
+    HandleQuery,
+    IpamConfigQuery,
+    IpamHostQuery,
+    Key,
+    Query,
+    ResourceKey,
+    ResourceQuery,
+)
+from calico_kernel.model.kinds import KINDS
+from calico_kernel.model.records import Malformed
+
+if TYPE_CHECKING:
+    from calico_kernel.hookspecs import Datastore
+    from calico_kernel.model.records import Record, Value
+
+SETTLE_S = 5.0
+"""What began before the lock (a CNI ADD on its way) has this long to finish before the last comparison."""
+PASSES = 5
+WRITERS = 8
+"""Writes under way at a time: one waits for the disk or the network while another is encoded."""
+CHUNK = 256
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how many are done, of how many)"""
+
+
+class CopyReport(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a copy did. Counts are of records.
+
+    resumed:       it went on with one that was broken off, begun at ``begun`` (RFC 3339).
+    already_there: equal on the target before anything was written.
+    kinds:         records by kind; IPAM's are called ``Block``, ``BlockAffinity``, ``Handle`` and so on.
+    undecodable:   copied byte for byte although they do not decode.
+    passes:        comparisons of the two until they were equal.
+    """
+
+    records: int
+    written: int
+    deleted: int
+    already_there: int
+    resumed: bool
+    begun: str
+    verified: bool
+    passes: int
+    target_ready: bool
+    seconds: float
+    kinds: Mapping[str, int]
+    undecodable: Sequence[str] = ()
+
+
+def everything() -> list[Query]:
+    """Queries whose answers are all that a datastore holds: plugins' kinds too, once they are registered."""
+    ipam: list[Query] = [BlockQuery(), BlockAffinityQuery(), HandleQuery(), IpamConfigQuery(), IpamHostQuery()]
+    return [*(ResourceQuery(kind) for kind in KINDS), *ipam]
+
+
+def copy(
+    source: Datastore,
+    target: Datastore,
+    *,
+    overwrite: bool = False,
+    settle_s: float = SETTLE_S,
+    progress: Progress = lambda _what, _done, _total: None,
+    pause: Callable[[float], None] = time.sleep,
+) -> CopyReport:
+    """Make ``target`` hold what ``source`` holds, and verify it by reading both back.
+
+    overwrite:  the target may hold something else, which goes.
+    Raises NotPermitted when the target holds something else or is the source itself (both are then as they were), and
+    DatastoreError when the source keeps changing or a record does not fit. From the moment that both are locked, they
+    stay so until a repeated call has finished, or ``calico_kernel.client.lock.unlock``.
+    """
+    return _Copy(source, target, overwrite, settle_s, progress, pause).run()
+
+
+class _Copy:
+    def __init__(
+        self,
+        source: Datastore,
+        target: Datastore,
+        overwrite: bool,
+        settle_s: float,
+        progress: Progress,
+        pause: Callable[[float], None],
+    ) -> None:
+        self.source, self.target = source, target
+        self.overwrite, self.settle_s, self.progress, self.pause = overwrite, settle_s, progress, pause
+        self.written = self.deleted = self.already = 0
+
+    def run(self) -> CopyReport:
+        started = time.monotonic()
+        marker, resumed = self._mark_source()
+        try:
+            resumed = self._admit_target(marker) and resumed
+            whole = self._whole(marker)
+        except DatastoreError:
+            if marker.phase == "checking":
+                self._write_information(self.source, None, ready=marker.ready)
+            raise
+        if whole is not None:
+            marker = msgspec.structs.replace(
+                marker, ready=self._finish(marker, self._target_is_ready() or marker.ready)
+            )
+            self.already = len(whole)
+            return self._report(whole, marker, marker.phase == "verified", 1, started)
+        marker = msgspec.structs.replace(marker, phase="copying")
+        self._write_information(self.source, marker, ready=False)
+        locked_at = time.monotonic()
+        information = self._information(self.source)
+        mine = msgspec.structs.replace(marker, role="target")
+        self.target.put(INFORMATION, _stored(marked(information, mine, ready=False)))
+        found, passes = self._until_equal(locked_at)
+        marker = msgspec.structs.replace(marker, phase="verified")
+        self._write_information(self.source, marker, ready=False)
+        self._finish(marker, marker.ready)
+        return self._report(found, marker, resumed, passes, started)
+
+    def _finish(self, marker: Marker, ready: bool) -> bool:
+        """The target is whole: let it go, then the source; should we die between, the next run does the rest."""
+        wanted = marked(self._information(self.source), None, ready=ready)
+        self.target.put(INFORMATION, _stored(wanted))
+        there = self._information(self.target)
+        if codec.encode(there) != codec.encode(wanted):
+            raise DatastoreError(
+                what="ClusterInformation(default) of the target is not what was written",
+                kept="the lock on the source",
+                todo="see who else writes to the target, then run the same command again",
+            )
+        self._write_information(self.source, None, ready=False)
+        return ready
+
+    # ── markers and locks ──
+
+    def _mark_source(self) -> tuple[Marker, bool]:
+        """The migration to do, and whether it was begun before."""
+        ensure_initialized(Client(store=self.source))
+        information = self._information(self.source)
+        marker = marker_of(information)
+        if marker is not None and marker.role != "source":
+            raise NotPermitted(
+                what=f"the source holds only a part of what the migration begun at {marker.begun} was to bring",
+                todo="finish that migration first",
+            )
+        ready = information.spec.datastore_ready is not False
+        if marker is not None and marker.phase != "checking":
+            return marker, True
+        marker = Marker(id=new_uid(), role="source", begun=now(), phase="checking", ready=ready)
+        self._write_information(self.source, marker, ready=ready)
+        return marker, False
+
+    def _admit_target(self, marker: Marker) -> bool:
+        """Whether the target holds the beginning of this very copy. Raises NotPermitted when it may not be written."""
+        held = self._read(self.target)
+        information = held.get(keys.path(INFORMATION))
+        theirs = marker_of(information.value) if information and not isinstance(information.value, Malformed) else None
+        if theirs is not None and theirs.id == marker.id:
+            if theirs.role == "source":
+                raise NotPermitted(
+                    what="source and target are the same datastore",
+                    todo="name two configurations with different datastores (environment variables count for both)",
+                )
+            return True
+        if marker.phase == "verified" and information is not None and self._whole(marker) is not None:
+            return True
+        others = [record for path, record in held.items() if path not in _own_paths()]
+        if others and not self.overwrite and not _equal(self._read(self.source), held):
+            kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(_kinds(others).items()))
+            raise NotPermitted(
+                what=f"the target holds {len(others)} records that are not of this copy ({kinds})",
+                kept="source and target",
+                todo="take an empty datastore, or replace all that is there with --overwrite",
+            )
+        return False
+
+    def _whole(self, marker: Marker) -> Mapping[str, Record] | None:
+        """What both hold when the target is a finished copy already, made by an earlier run; else None."""
+        try:
+            there = self._information(self.target)
+        except NotFound:
+            return None
+        if marker_of(there) is not None or there.metadata.uid != self._information(self.source).metadata.uid:
+            return None
+        found = self._read(self.source)
+        return found if marker.phase == "verified" or _equal(found, self._read(self.target)) else None
+
+    def _target_is_ready(self) -> bool:
+        return self._information(self.target).spec.datastore_ready is not False
+
+    def _information(self, store: Datastore) -> Any:
+        value: Any = store.get(INFORMATION).value
+        if isinstance(value, Malformed):
+            raise DatastoreError(
+                what=f"ClusterInformation(default) does not decode: {value.reason}",
+                todo="restore it from a backup, or delete it and let it be made anew",
+            )
+        return value
+
+    def _write_information(self, store: Datastore, marker: Marker | None, *, ready: bool) -> None:
+        while True:
+            record = store.get(INFORMATION)
+            value = marked(self._information(store), marker, ready=ready)
+            try:
+                store.update(INFORMATION, _stored(value), revision=record.revision)
+                return
+            except RevisionConflict:
+                continue
+
+    # ── records ──
+
+    def _read(self, store: Datastore) -> dict[str, Record]:
+        return {keys.path(record.key): record for record in store.list(everything()).records}
+
+    def _until_equal(self, locked_at: float) -> tuple[dict[str, Record], int]:
+        """What both hold in the end, and how often they were compared."""
+        for number in range(1, PASSES + 1):
+            wanted, held = self._read(self.source), self._read(self.target)
+            plan = _plan(wanted, held)
+            if number == 1:
+                self.already = len(wanted) - len(plan.puts) - 1
+            if not plan.puts and not plan.deletes:
+                left = self.settle_s - (time.monotonic() - locked_at)
+                if left <= 0:
+                    return wanted, number
+                self.progress("waiting for writes begun before the lock", 0, 0)
+                self.pause(left)
+                wanted, held = self._read(self.source), self._read(self.target)
+                plan = _plan(wanted, held)
+                if not plan.puts and not plan.deletes:
+                    return wanted, number
+            self._apply(plan, len(wanted))
+        raise DatastoreError(
+            what=f"source and target still differ after {PASSES} passes: somebody writes in spite of the lock",
+            kept="the lock on both",
+            todo="stop what writes (controllers, older agents), then run the same command again",
+        )
+
+    def _apply(self, plan: _Plan, total: int) -> None:
+        done = total - len(plan.puts)
+        with ThreadPoolExecutor(WRITERS) as pool:
+            self.progress("copying", done, total)
+            for start in range(0, len(plan.puts), CHUNK):
+                chunk = plan.puts[start : start + CHUNK]
+                list(pool.map(self._put, chunk))
+                self.written += len(chunk)
+                self.progress("copying", done + start + len(chunk), total)
+            list(pool.map(self._delete, plan.deletes))
+            self.deleted += len(plan.deletes)
+
+    def _put(self, record: Record) -> None:
+        self.target.put(record.key, _stored(record.value))
+
+    def _delete(self, key: Key) -> None:
+        try:
+            self.target.delete(key)
+        except NotFound:
+            return
+
+    def _report(
+        self, found: Mapping[str, Record], marker: Marker, resumed: bool, passes: int, started: float
+    ) -> CopyReport:
+        return CopyReport(
+            records=len(found),
+            written=self.written,
+            deleted=self.deleted,
+            already_there=self.already,
+            resumed=resumed,
+            begun=marker.begun,
+            verified=True,
+            passes=passes,
+            target_ready=marker.ready,
+            seconds=round(time.monotonic() - started, 3),
+            kinds=dict(sorted(_kinds(found.values()).items())),
+            undecodable=[path for path, record in found.items() if isinstance(record.value, Malformed)],
+        )
+
+
+class _Plan(Struct, frozen=True):
+    puts: Sequence[Record]
+    deletes: Sequence[Key]
+
+
+def _plan(wanted: Mapping[str, Record], held: Mapping[str, Record]) -> _Plan:
+    """What makes ``held`` equal to ``wanted``, but for ClusterInformation, which says how far the copy is. Pure."""
+    skip = keys.path(INFORMATION)
+    puts = [
+        record
+        for path, record in wanted.items()
+        if path != skip and (path not in held or not _same(record, held[path]))
+    ]
+    deletes = [record.key for path, record in held.items() if path != skip and path not in wanted]
+    return _Plan(puts, deletes)
+
+
+def _same(one: Record, other: Record) -> bool:
+    return codec.encode(one.value) == codec.encode(other.value)
+
+
+def _equal(wanted: Mapping[str, Record], held: Mapping[str, Record]) -> bool:
+    plan = _plan(wanted, held)
+    return not plan.puts and not plan.deletes
+
+
+def _stored(value: object) -> Value:
+    """What did not decode is written as it was found (``codec.encode``)."""
+    return cast("Value", value)
+
+
+def _own_paths() -> frozenset[str]:
+    """What every initialised datastore holds: no data of anybody's."""
+    tiers = (keys.path(ResourceKey("Tier", "", name)) for name in wellknown.TIERS)
+    return frozenset([keys.path(INFORMATION), *tiers])
+
+
+def _kinds(records: Any) -> Counter[str]:
+    return Counter(_kind_of(record.key) for record in records)
+
+
+def _kind_of(key: Key) -> str:
+    return key.kind if isinstance(key, ResourceKey) else type(key).__name__.removesuffix("Key")
