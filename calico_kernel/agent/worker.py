@@ -60,6 +60,7 @@ class DriverWorker(threading.Thread):
         self._pending: Delta | None = None
         self._stamps: dict[WorkloadEndpointId, str] = {}
         self._poked = False
+        self._whole_wanted: Failure | None = None
         self._stopping = False
         self._backoff = Backoff(first_s=retry_min_s, most_s=retry_max_s)
         self._resync_s, self._next_resync = resync_s, float("inf")
@@ -100,6 +101,8 @@ class DriverWorker(threading.Thread):
             if delta is not None:
                 begun = True
                 self._update(delta)
+            elif self._whole_wanted is not None:
+                self._ask_whole()  # here, after the back-off: a plugin that can never take it must not spin
             if time.monotonic() >= self._next_resync:
                 self.driver.resync()
                 self._next_resync = float("inf")
@@ -114,11 +117,14 @@ class DriverWorker(threading.Thread):
             log.exception("%s: close failed; enforcement stays as it is", self.name)
 
     def _update(self, delta: Delta) -> None:
+        """A change that the plugin cannot take leaves it with a part of the state, until it has taken the whole."""
         try:
             self.driver.update(delta)
-        except Exception:
+            if delta.full:
+                self._whole_wanted = None
+        except Exception as exc:
             log.exception("%s: the plugin failed to take a change; it gets the whole state again", self.name)
-            self._ask_whole()
+            self._whole_wanted = Failure(subject=self.name, reason=f"a change broke it: {type(exc).__name__}: {exc}")
 
     def _apply(self, stamps: Stamps) -> float | None:
         """One apply; returns the seconds after which to apply again, None for when something changes."""
@@ -133,6 +139,8 @@ class DriverWorker(threading.Thread):
             report = ApplyReport(failures=[Failure(subject=self.name, reason=f"{type(exc).__name__}: {exc}")])
         finally:
             state.busy_since = None
+        if self._whole_wanted is not None:
+            report = attrs.evolve(report, failures=[*report.failures, self._whole_wanted], programmed=frozenset())
         seconds = time.monotonic() - started
         state.applies += 1
         state.total_seconds += seconds

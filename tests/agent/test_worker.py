@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from calico_kernel.agent.worker import DriverWorker
@@ -127,14 +128,49 @@ def test_an_exception_ends_the_apply_and_not_the_worker(driver: Recorder, error:
     assert worker.state.failed_applies == 1
 
 
-def test_a_plugin_that_cannot_take_a_change_is_given_the_whole(driver: Recorder) -> None:
+def test_a_plugin_that_cannot_take_a_change_is_given_the_whole_and_counts_as_failed_until_it_took_it(
+    driver: Recorder,
+) -> None:
     driver.break_update = True
-    asked = threading.Event()
-    worker = DriverWorker("dataplane:test", driver, ask_whole=asked.set)
+    reports: list[ApplyReport] = []
+    worker = DriverWorker(
+        "dataplane:test",
+        driver,
+        lambda report, _stamps: reports.append(report),
+        lambda: worker.submit(attrs.evolve(profile("a"), full=True)),
+        retry_min_s=0.01,
+    )
+    worker.start()
+    worker.submit(profile("a"), {ENDPOINT: "7"})
+    driver.until(lambda: driver.applied == {"a"})
+    finish(worker)
+    assert reports[0].failures
+    assert not reports[0].programmed
+    assert not reports[-1].failures
+    assert worker.state.converged
+
+
+def test_a_plugin_that_can_never_take_the_whole_is_given_it_with_back_off(driver: Recorder) -> None:
+    class Broken(Recorder):
+        def update(self, delta: Delta) -> None:
+            self.updates += 1
+            raise RuntimeError("boom")
+
+    broken = Broken()
+    worker = DriverWorker(
+        "dataplane:test",
+        broken,
+        ask_whole=lambda: worker.submit(attrs.evolve(profile("a"), full=True)),
+        retry_min_s=60.0,
+        retry_max_s=60.0,
+    )
     worker.start()
     worker.submit(profile("a"))
-    assert asked.wait(WAIT_S)
+    broken.until(lambda: broken.applies >= 1)
+    threading.Event().wait(0.1)
     finish(worker)
+    assert broken.updates == 1
+    assert not worker.state.converged
 
 
 def test_a_poke_before_the_first_change_applies_nothing(driver: Recorder) -> None:
