@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, Command] = {
     "apply": Command("calico_kernel.cli.write", "create resources, or replace those that exist"),
     "create": Command("calico_kernel.cli.write", "create resources"),
     "replace": Command("calico_kernel.cli.write", "replace resources that exist"),
+    "diff": Command("calico_kernel.cli.diff", "show what apply would change; status 1 when there is something"),
     "delete": Command("calico_kernel.cli.write", "delete resources, by file or by kind and name"),
     "patch": Command("calico_kernel.cli.edit", "change a resource in place"),
     "label": Command("calico_kernel.cli.edit", "add, change or remove a label of a resource"),

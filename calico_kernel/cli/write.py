@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calico_kernel.cli.common import Refused, add_file_options, check_version, initialize, placed
 from calico_kernel.cli.documents import Read, resource_from
 from calico_kernel.cli.files import FileError, read
+from calico_kernel.cli.output import visible
 from calico_kernel.cli.session import described
 from calico_kernel.errors import AlreadyExists, CalicoError, NotFound
 
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
+    from calico_kernel.client import Client
     from calico_kernel.hookspecs import Validator
 
 DONE = {
@@ -35,6 +37,8 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("kind", nargs="?", metavar="KIND")
         parser.add_argument("names", nargs="*", metavar="NAME")
     add_file_options(parser, required=name != "delete")
+    if name in {"apply", "create", "replace"}:
+        parser.add_argument("--atomic", action="store_true", help="all or nothing: check all first, undo on failure")
     if name == "create":
         parser.add_argument("--skip-exists", action="store_true", help="pass over resources that exist")
     if name == "delete":
@@ -55,18 +59,36 @@ def run(name: str, args: argparse.Namespace, session: Session) -> int:
         initialize(session)
     elif name == "delete":
         check_version(args, session)
-    errors: list[str] = []
-    handled = 0
-    for one in wanted:
-        try:
-            _one(name, one, args, session, validators)
-            handled += 1
-        except CalicoError as exc:
-            errors.append(described(exc))
+    if getattr(args, "atomic", False):
+        from calico_kernel.cli.atomic import all_or_nothing
+
+        outcome = all_or_nothing(wanted, session.client, lambda one, client: _one(name, one, args, client, ()))
+    else:
+        outcome = Outcome([], [])
+        for one in wanted:
+            try:
+                _one(name, one, args, None if name == "validate" else session.client, validators)
+                outcome.done.append(called(one))
+            except CalicoError as exc:
+                outcome.failed.append((called(one), described(exc)))
     if args.output == "json":
-        _report_json(name, kind, handled, len(wanted), errors)
-        return 1 if errors else 0
-    return _report(name, kind, handled, len(wanted), errors)
+        _report_json(name, kind, outcome)
+        return 1 if outcome.failed else 0
+    return _report(name, kind, outcome)
+
+
+class Outcome(NamedTuple):
+    """By name, e.g. ``NetworkPolicy(default/web)``: what was done; what was refused, with the reason."""
+
+    done: list[str]
+    failed: list[tuple[str, str]]
+    kept: str = ""
+    """What became of the others where one was refused, when they were not simply done."""
+
+
+def called(one: Read) -> str:
+    meta = one.resource.metadata
+    return f"{one.resource.kind}({meta.namespace + '/' if meta.namespace else ''}{meta.name})"
 
 
 def gather(args: argparse.Namespace) -> list[Read]:
@@ -111,31 +133,33 @@ def _named(args: argparse.Namespace) -> list[Read]:
     return [Read(kind(metadata=one)) for one in metadata]
 
 
-def _one(name: str, one: Read, args: argparse.Namespace, session: Session, validators: Sequence[Validator]) -> None:
+def _one(name: str, one: Read, args: argparse.Namespace, client: Client | None, validators: Sequence[Validator]) -> Any:
+    """What is stored then, if anything. ``client``: None only to validate."""
     resource = placed(one.resource, "" if one.converted else args.namespace)
     meta = resource.metadata
     if name != "validate" and not one.converted and args.filename is not None:
         refuse_reserved(name, resource)
-    if name == "validate":
+    if client is None:
         from calico_kernel.client import rules
 
         rules.validate(rules.prepare(resource), validators, [])
     elif name == "apply":
-        session.client.apply(resource)
+        return client.apply(resource)
     elif name == "create":
         try:
-            session.client.create_from(resource)
+            return client.create_from(resource)
         except AlreadyExists:
             if not args.skip_exists:
                 raise
     elif name == "replace":
-        session.client.replace(resource)
+        return client.replace(resource)
     else:
         try:
-            session.client.delete(resource.kind, meta.name, meta.namespace)
+            client.delete(resource.kind, meta.name, meta.namespace)
         except NotFound:
             if not args.skip_not_exists:
                 raise
+    return None
 
 
 def refuse_reserved(operation: str, resource: Any) -> None:
@@ -146,34 +170,54 @@ def refuse_reserved(operation: str, resource: Any) -> None:
         raise refusal(operation, name_of(key_of(resource)), "kubernetes network policies must be managed as such")
 
 
-def _report(name: str, kind: str, handled: int, total: int, errors: Sequence[str]) -> int:
+def _report(name: str, kind: str, outcome: Outcome) -> int:
     done = DONE[name]
     of_kind = f"'{kind}' " if kind else ""
+    handled, total = len(outcome.done), len(outcome.done) + len(outcome.failed)
     if not total:
         print("No resources specified")
         return 0
-    if handled == total:
+    if not outcome.failed:
         print(f"Successfully {done} {handled} {of_kind}resource(s)")
         return 0
+    errors = [error for _, error in outcome.failed]
     said = f"[{' '.join(errors)}]"
     if name == "delete":
         if handled:
             print(f"Successfully {done} {handled} {of_kind}resource(s)")
         failed = f"Failed to delete {of_kind}resource" if kind else "Failed to delete resource"
         print("\n".join(f"{failed}: {error.rstrip()}" for error in errors), file=sys.stderr)
-    elif not handled and total == 1:
+        return 1
+    if not handled and total == 1:
         print(f"failed to {name} '{kind}' resource: {said}", file=sys.stderr)
-    elif not handled:
+    elif not handled or outcome.kept:
         which = f"any '{kind}' resources" if kind else "any resources"
         print(f"failed to {name} {which}: {said}", file=sys.stderr)
     else:
         which = f"'{kind}' resources" if kind else "resources"
         print(f"Partial success: {done} the first {handled} out of {total} {which}:")
         print(f"hit error: {said}", file=sys.stderr)
+    if total > 1:
+        refused = "".join(f"\n  {visible(one)}: {error.strip()}" for one, error in outcome.failed)
+        rest = outcome.kept or (f"the other {handled} were {done}" if handled else "")
+        print(
+            f"not {done}, {len(outcome.failed)} of {total}:{refused}" + (f"\n{rest}" if rest else ""), file=sys.stderr
+        )
+    elif outcome.kept:
+        print(outcome.kept, file=sys.stderr)
     return 1
 
 
-def _report_json(name: str, kind: str, handled: int, total: int, errors: Sequence[str]) -> None:
+def _report_json(name: str, kind: str, outcome: Outcome) -> None:
     from calico_kernel.cli.output import json_text
 
-    print(json_text({"command": name, "kind": kind, "handled": handled, "total": total, "errors": list(errors)}))
+    said = {
+        "command": name,
+        "kind": kind,
+        "handled": 0 if outcome.kept else len(outcome.done),
+        "total": len(outcome.done) + len(outcome.failed),
+        "errors": [error for _, error in outcome.failed],
+        "done": [] if outcome.kept else outcome.done,
+        "failed": [{"resource": one, "error": error} for one, error in outcome.failed],
+    }
+    print(json_text(said | ({"kept": outcome.kept} if outcome.kept else {})))
