@@ -155,21 +155,27 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--policies", type=int, default=100)
     parser.add_argument("--remote", type=int, default=0, help="endpoints on other nodes")
     parser.add_argument("--rounds", type=int, default=8)
+    common.add_datastore_option(parser)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     common.enter_bubble("policy", argv)
-    with rig.NodeRig(
-        workloads=max(options.workloads, 2),
-        policy_count=options.policies,
-        remote=options.remote,
-        progress=not options.json,
-    ) as node:
+    with (
+        common.datastore(options.datastore) as store,
+        rig.NodeRig(
+            workloads=max(options.workloads, 2),
+            policy_count=options.policies,
+            remote=options.remote,
+            progress=not options.json,
+            **store,
+        ) as node,
+    ):
         node.start_agent()
         denied, allowed = measure(node, options.rounds)
         limit = watch_ms(node, options.rounds)
     deny, allow = statistics.median(denied), statistics.median(allowed)
     common.report(
         {
+            "datastore": options.datastore,
             "workloads": options.workloads,
             "policies": options.policies,
             "remote": options.remote,

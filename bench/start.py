@@ -20,13 +20,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workloads", type=int, default=50)
     parser.add_argument("--policies", type=int, default=1100)
     parser.add_argument("--remote", type=int, default=50_000)
+    common.add_datastore_option(parser)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     common.enter_bubble("start", argv)
-    with rig.NodeRig(
-        workloads=options.workloads, policy_count=options.policies, remote=options.remote, progress=not options.json
-    ) as node:
+    with (
+        common.datastore(options.datastore) as store,
+        rig.NodeRig(
+            workloads=options.workloads,
+            policy_count=options.policies,
+            remote=options.remote,
+            progress=not options.json,
+            **store,
+        ) as node,
+    ):
         seconds = node.start_agent()
+        cpu = node.agent_cpu_seconds()
         rss, peak = node.agent_rss_mib(), node.agent_rss_mib(peak=True)
         node.stop_agent()
         again = node.start_agent()
@@ -35,9 +44,11 @@ def main(argv: Sequence[str]) -> int:
         listing = time.monotonic() - started
     common.report(
         {
+            "datastore": options.datastore,
             "remote": options.remote,
             "policies": options.policies,
             "seconds": round(seconds, 2),
+            "cpu_seconds": round(cpu, 2),
             "rss_mib": round(rss, 1),
             "peak_rss_mib": round(peak, 1),
             "restart_seconds": round(again, 2),
