@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -134,6 +135,11 @@ class Lab:
         left = tuple(each for each in self.topology.workloads if each.id != workload.id)
         self.topology = _with_workloads(self.topology, left)
 
+    def request(self, command: str, workload: Workload) -> tuple[int, str]:
+        """One CNI request, not repeated and not recorded: (exit status, standard output)."""
+        done = workloads.request(self.host(workload.node), command, workload)
+        return done.returncode, done.stdout
+
     def refresh_routes(self) -> None:
         """Tell the routers which node holds which block, as a routing protocol would."""
         from calico_kernel.model.keys import BlockAffinityKey, BlockAffinityQuery
@@ -171,9 +177,9 @@ class Lab:
         with self._locks[name]:
             return self.host(name).start()
 
-    def stop_agent(self, name: str) -> None:
+    def stop_agent(self, name: str, *, signal_number: int = signal.SIGTERM) -> None:
         with self._locks[name]:
-            self.host(name).stop()
+            self.host(name).stop(signal_number=signal_number)
 
     def kill_agent(self, name: str) -> None:
         with self._locks[name]:
@@ -183,23 +189,23 @@ class Lab:
         with self._locks[name]:
             return self.host(name).status()
 
+    def readiness(self, name: str) -> tuple[int, str]:
+        """The program's own answer: (HTTP status, text); status 0 when it gives none."""
+        try:
+            return self.host(name).readiness()
+        except OSError as exc:
+            return 0, f"it does not answer: {exc}"
+
     def wait_ready(self, name: str, *, deadline_s: float = READY_DEADLINE_S) -> None:
         """Until the program says that it is ready. Raises LabError with its last words and the end of its log."""
         host = self.host(name)
         deadline = time.monotonic() + deadline_s
-        last = "it does not answer"
-        while time.monotonic() < deadline:
-            try:
-                status, text = host.readiness()
-            except OSError as exc:
-                last = str(exc)
-            else:
-                if status == http.client.OK:
-                    return
-                last = text.strip()
+        while (answer := self.readiness(name))[0] != http.client.OK and time.monotonic() < deadline:
             time.sleep(0.05)
+        if answer[0] == http.client.OK:
+            return
         raise LabError(
-            what=f"{name} is not ready after {deadline_s:g} s: {last}\n{tail(host.log)}",
+            what=f"{name} is not ready after {deadline_s:g} s: {answer[1].strip()}\n{tail(host.log)}",
             todo=f"read its log: calico lab logs {name}",
         )
 

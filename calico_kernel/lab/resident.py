@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -162,8 +163,13 @@ class Resident:
             self.lab.stop_agent(name)
         elif what == "kill":
             self.lab.kill_agent(name)
+        elif what == "crash":
+            self.lab.stop_agent(name, signal_number=signal.SIGKILL)
         elif what == "wait":
             self.lab.wait_ready(name)
+        elif what == "readiness":
+            status, text = self.lab.readiness(name)
+            return {"status": status, "text": text}
         return self.lab.agent(name)
 
     def _do_add_workload(self, request: Mapping[str, Any]) -> Any:
@@ -174,6 +180,11 @@ class Resident:
     def _do_remove_workload(self, request: Mapping[str, Any]) -> Any:
         self.lab.remove_workload(request["workload"])
         return {}
+
+    def _do_cni(self, request: Mapping[str, Any]) -> Any:
+        import msgspec
+
+        return self.lab.request(request["command"], msgspec.convert(request["workload"], Workload))
 
     def _do_logs(self, request: Mapping[str, Any]) -> Any:
         name = request["node"]

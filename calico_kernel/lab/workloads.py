@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ NETWORK = "k8s-pod-network"
 BIN_DIR, NET_DIR = f"{LAB}/cni/bin", f"{LAB}/cni/net.d"
 INTERFACE = "eth0"
 TRY_AGAIN = 11  # CNI spec 1.1, "Error": the runtime should repeat the request later
-ADD_DEADLINE_S = 30.0
+REPEAT_DEADLINE_S = 30.0
 
 
 @attrs.frozen(kw_only=True)
@@ -84,43 +85,44 @@ def _environment(command: str, workload: Workload) -> dict[str, str]:
 
 
 def add(host: LabHost, workload: Workload) -> Attached:
-    """Make the namespace and ADD it to the network; repeats while the plugin says "try again later".
-    Raises LabError with the plugin's message."""
-    if workload.netns not in netns.names():
-        netns.create(workload.netns)
-        netns.run_in(workload.netns, bubble.loopback_up)
-    deadline = time.monotonic() + ADD_DEADLINE_S
+    """Make the namespace and ADD it to the network. Raises LabError with the plugin's message."""
+    done, took_ms = _until_answered(host, "ADD", workload)
+    return _attached(workload, done.stdout, took_ms)
+
+
+def remove(host: LabHost, workload: Workload) -> None:
+    """DEL, then the namespace. Raises LabError with the plugin's message; the namespace is then kept."""
+    _until_answered(host, "DEL", workload)
+    netns.delete(workload.netns)
+
+
+def _until_answered(host: LabHost, command: str, workload: Workload) -> tuple[subprocess.CompletedProcess[str], float]:
+    """As a runtime does: repeated while the plugin says "try again later". The milliseconds of the last request.
+    Raises LabError."""
+    deadline = time.monotonic() + REPEAT_DEADLINE_S
     while True:
         started = time.monotonic()
-        done = _request(host, "ADD", workload)
+        done = request(host, command, workload)
         took_ms = (time.monotonic() - started) * 1000
         if done.returncode == 0:
-            return _attached(workload, done.stdout, took_ms)
+            return done, took_ms
         error = _error_of(done.stdout)
         if error.get("code") != TRY_AGAIN or time.monotonic() > deadline:
             said = error.get("msg") or done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
             details = f" ({error['details']})" if error.get("details") else ""
             raise LabError(
-                what=f"CNI ADD of {workload.id} on {workload.node} failed: {said}{details}",
+                what=f"CNI {command} of {workload.id} on {workload.node} failed: {said}{details}",
+                kept="its namespace, and what it has of addresses",
                 todo=f"read the agent's log: calico lab logs {workload.node}",
             )
         time.sleep(0.05)
 
 
-def remove(host: LabHost, workload: Workload) -> None:
-    """DEL, then the namespace. Raises LabError with the plugin's message; the namespace is then kept."""
-    done = _request(host, "DEL", workload)
-    if done.returncode:
-        said = _error_of(done.stdout).get("msg") or done.stderr.strip() or f"status {done.returncode}"
-        raise LabError(
-            what=f"CNI DEL of {workload.id} on {workload.node} failed: {said}",
-            kept="its namespace and addresses",
-            todo=f"read the agent's log: calico lab logs {workload.node}",
-        )
-    netns.delete(workload.netns)
-
-
-def _request(host: LabHost, command: str, workload: Workload) -> Any:
+def request(host: LabHost, command: str, workload: Workload) -> subprocess.CompletedProcess[str]:
+    """One CNI request, answered as it may be. ADD makes the workload's namespace first, if there is none."""
+    if command == "ADD" and workload.netns not in netns.names():
+        netns.create(workload.netns)
+        netns.run_in(workload.netns, bubble.loopback_up)
     return host.run(
         [f"{BIN_DIR}/calico"],
         text=json.dumps(network_config(workload)),

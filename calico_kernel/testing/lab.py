@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from calico_kernel.lab import client, topology
 from calico_kernel.lab.client import LabClient
 from calico_kernel.lab.network import LabError
 from calico_kernel.lab.prober import Probe, Protocol
 from calico_kernel.lab.scenarios import parse_service
-from calico_kernel.lab.topology import Topology
+from calico_kernel.lab.topology import Topology, Workload
 
 _numbers = itertools.count()
 
@@ -128,9 +131,16 @@ class RunningLab:
         return str(self.client.state()["addresses"][place][str(version)])
 
     def agent(self, node: str, what: str = "status") -> dict[str, Any]:
-        """``what``: status, start, stop, kill (SIGKILL; it is started again), wait (until ready). ``node``: also the
+        """``what``: status, start, stop, kill (SIGKILL; it is started again), crash (SIGKILL; it stays away), wait
+        (until ready), readiness ({"status": of HTTP, 0 without an answer, "text": its reasons}). ``node``: also the
         datastore's server, by its name."""
         return dict(self.client.ask("agent", node=node, what=what))
+
+    def cni(self, command: str, workload: Workload) -> tuple[int, dict[str, Any]]:
+        """One CNI request, as the runtime makes it and not repeated: (exit status, what was answered)."""
+        described = json.loads(msgspec.json.encode(workload))
+        status, said = self.client.ask("cni", command=command, workload=described)
+        return int(status), json.loads(said or "{}")
 
     def logs(self, node: str) -> str:
         return str(self.client.ask("logs", node=node))

@@ -1,0 +1,165 @@
+"""Nodes whose etcd goes away and comes back: enforcement never opens, requests are answered, and all converges."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from calico_kernel.lab import topology
+from calico_kernel.lab.client import LabClient
+from calico_kernel.lab.network import LabError
+from calico_kernel.lab.topology import Workload
+from calico_kernel.testing.lab import Expectation, RunningLab, running
+
+pytestmark = pytest.mark.node
+
+TRY_AGAIN = 11
+NODES = ("node1", "node2")
+
+DATABASE_FOR_API_ONLY = """
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db-from-api, namespace: shop}
+spec:
+  selector: app == 'db'
+  types: [Ingress]
+  ingress: [{action: Allow, source: {selector: app == 'api'}}]
+"""
+
+TESTER_CLOSED = """
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: tester-closed, namespace: dev}
+spec: {selector: app == 'tester', types: [Ingress]}
+"""
+
+FLOWS: list[Expectation] = [
+    ("shop/api", "shop/db", "udp/53", True),
+    ("shop/web", "shop/db", "udp/53", False),
+    ("outside", "shop/db", "tcp/80", False),
+    ("dev/web", "office/mail", "udp/53", True),
+]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[RunningLab]:
+    with running(topology.with_datastore(topology.generated(2, 2), "etcd")) as started:
+        started.apply(DATABASE_FOR_API_ONLY)
+        assert started.settles(FLOWS) == []
+        yield started
+
+
+def database(number: int) -> Workload:
+    """Another one behind the policy."""
+    return Workload(namespace="shop", name=f"db{number}", node=NODES[number % 2], labels={"app": "db"})
+
+
+def described(workload: Workload) -> dict[str, Any]:
+    return {name: getattr(workload, name) for name in ("namespace", "name", "node", "labels")}
+
+
+def becomes(lab: RunningLab, node: str, said: str) -> None:
+    deadline = time.monotonic() + 20
+    while said not in (answer := lab.agent(node, "readiness"))["text"]:
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.05)
+
+
+def stored(lab: RunningLab, kind: str) -> list[str]:
+    items = json.loads(lab.calicoctl("get", kind, "--all-namespaces", "-o", "json"))["items"]
+    return [each["metadata"]["name"] for each in items]
+
+
+def back(lab: RunningLab) -> None:
+    lab.agent("etcd", "start")
+    for place in ("etcd", *NODES):
+        lab.agent(place, "wait")
+
+
+def test_while_etcd_is_away_nothing_opens_requests_are_put_off_and_all_converges_after(lab: RunningLab) -> None:
+    old, new = database(1), database(2)
+    lab.client.ask("add_workload", workload=described(old))
+    flows: list[Expectation] = [*FLOWS, ("shop/api", old.id, "udp/53", True), ("shop/web", old.id, "udp/53", False)]
+    assert lab.settles(flows) == []
+    with lab.streaming(flows, seconds=4) as seen:
+        lab.apply(TESTER_CLOSED)
+        lab.agent("etcd", "crash")
+        status, said = lab.cni("ADD", new)
+        assert (status != 0, said.get("code")) == (True, TRY_AGAIN), said
+        status, said = lab.cni("DEL", database(3))
+        assert (status, said.get("code")) in ((0, None), (1, TRY_AGAIN)), said
+        with pytest.raises(LabError, match="is not available"):
+            lab.delete(TESTER_CLOSED)
+        for node in NODES:
+            becomes(lab, node, "away")
+        back(lab)
+    assert seen["sent"] > 500
+    assert (seen["lost"], seen["leaked"]) == ([], [])
+    lab.client.ask("add_workload", workload=described(new))
+    closed: list[Expectation] = [("shop/web", new.id, "udp/53", False), ("dev/api", "dev/tester", "tcp/80", False)]
+    assert lab.settles([*flows, *closed, ("shop/api", new.id, "udp/53", True)]) == []
+    lab.delete(TESTER_CLOSED)
+    assert lab.settles([("dev/api", "dev/tester", "tcp/80", True)]) == []
+    for workload in (old, new):
+        lab.client.ask("remove_workload", workload=workload.id)
+    assert len(stored(lab, "workloadendpoints")) == len(lab.topology.workloads)
+
+
+def test_killed_again_and_again_under_churn_it_neither_loses_nor_leaks_a_flow(lab: RunningLab) -> None:
+    stop = threading.Event()
+    opened: list[str] = []
+    rounds = 0
+
+    def churn() -> None:
+        """Workloads come and go, each behind the policy from its first moment."""
+        nonlocal rounds
+        with contextlib.closing(LabClient(lab.client.name)) as client:
+            while not stop.is_set():
+                rounds += 1
+                each = database(10 + rounds)
+                client.ask("add_workload", workload=described(each))
+                if client.ask("probe", probes=[("shop/web", each.id, "udp", 53, 4)], timeout_s=0.1) != [False]:
+                    opened.append(each.id)
+                client.ask("remove_workload", workload=each.id)
+
+    churning = threading.Thread(target=churn)
+    with lab.streaming(FLOWS, seconds=3) as seen:
+        churning.start()
+        try:
+            for pause_s in (0.5, 0.9, 0.2):
+                time.sleep(pause_s)
+                lab.agent("etcd", "kill")
+                lab.agent("etcd", "wait")
+                lab.apply(TESTER_CLOSED)
+                lab.delete(TESTER_CLOSED)
+        finally:
+            stop.set()
+            churning.join()
+    assert rounds >= 2
+    assert opened == []
+    assert seen["sent"] > 500
+    assert (seen["lost"], seen["leaked"]) == ([], [])
+    lab.apply(TESTER_CLOSED)
+    assert lab.settles([*FLOWS, ("dev/api", "dev/tester", "tcp/80", False)]) == []
+    lab.delete(TESTER_CLOSED)
+    assert lab.settles([("dev/api", "dev/tester", "tcp/80", True)]) == []
+    assert len(stored(lab, "workloadendpoints")) == len(lab.topology.workloads)
+
+
+def test_agent_started_while_etcd_is_away_waits_says_so_and_leaves_enforcement_as_it_was(lab: RunningLab) -> None:
+    with lab.streaming(FLOWS, seconds=3) as seen:
+        lab.agent("etcd", "crash")
+        lab.agent("node2", "crash")
+        lab.agent("node2", "start")
+        becomes(lab, "node2", "waiting for the datastore: etcd 192.0.2.250:2379 is not available")
+        status, said = lab.cni("ADD", database(101))
+        assert (status != 0, said.get("code")) == (True, TRY_AGAIN), said
+        back(lab)
+    assert (seen["lost"], seen["leaked"]) == ([], [])
+    assert lab.settles(FLOWS) == []
