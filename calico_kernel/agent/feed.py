@@ -24,6 +24,8 @@ from calico_kernel.reconcile.backoff import Backoff
 log = logging.getLogger(__name__)
 
 WATCH_S = 5.0
+WATCH_AGAIN_S = 0.2
+"""The first wait after an outage: long enough for a connection that breaks at once, short since readiness waits."""
 CLUSTER = ResourceQuery("ClusterInformation")
 CLUSTER_KEY = ResourceKey("ClusterInformation", "", "default")
 LOCKED = "the datastore is locked (datastoreReady is false)"
@@ -142,7 +144,7 @@ class Feed(threading.Thread):
         try:
             while not self._stopping.is_set() and not self._again.is_set():
                 try:
-                    events = watch.next(WATCH_S)
+                    events = watch.next(WATCH_S if self.state.connected else WATCH_AGAIN_S)
                 except DatastoreUnavailable as exc:
                     self._away(exc)
                     self._stopping.wait(self._backoff.next_s())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from calico_kernel.agent import feed as feeds
 from calico_kernel.agent.feed import Batch, Feed
 from calico_kernel.client import Client
 from calico_kernel.client.lock import lock, unlock
@@ -93,6 +94,18 @@ def test_after_an_outage_the_view_is_whole_again(store: MemoryDatastore, view: V
     store.create(key("b"), value("b"))
     view.until(lambda: set(view.nets) == {key("a"), key("b")})
     assert feed.state.connected
+
+
+def test_outage_that_ends_is_over_though_nothing_changes(
+    store: MemoryDatastore, view: View, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "WATCH_S", 10 * WAIT_S)
+    feed.start()
+    view.until(lambda: view.in_syncs == 1)
+    with store.outage():
+        wait_for(lambda: not feed.state.connected)
+    wait_for(lambda: feed.state.connected)
+    assert not feed.state.trouble
 
 
 def test_a_datastore_that_is_away_at_first_is_waited_for(store: MemoryDatastore, view: View, feed: Feed) -> None:
