@@ -9,11 +9,13 @@ before ADD returns. The limits in the same run: the bare start of the executable
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +113,8 @@ def installed(node: rig.NodeRig) -> tuple[str, dict[str, Any]]:
     line += ["--agent-socket", str(directory / "run" / "agent.sock"), "--no-portmap"]
     from calico_kernel.cli.calico import main as calico
 
-    status = calico(["-c", str(node.config), *line])
+    with contextlib.redirect_stdout(sys.stderr):
+        status = calico(["-c", str(node.config), *line])
     if status:
         raise SystemExit(f"calico cni install: status {status}")
     listed = json.loads(Path(directory / "net.d" / "10-calico.conflist").read_text())
