@@ -386,6 +386,8 @@ class Database:
             todo = f"run as the user that {self.path} belongs to (uid {os.getuid()} may not use it)"
         elif exc.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
             todo = f"make room on, or make writable, the filesystem of {os.path.dirname(self.path)}"
+        elif not self._seen_before:
+            todo = f"make its directory {os.path.dirname(self.path)}, or set datastore.path to another file"
         return DatastoreUnavailable(
             what=f"the database {self.path} cannot be opened ({exc.strerror})",
             kept="what was programmed from it",
