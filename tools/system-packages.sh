@@ -18,6 +18,7 @@ if [ "${1:-}" = --test ]; then
     need podman podman
     need containerd containerd
     need crun crun
+    need runc runc
     need etcd etcd-server
     [ -x /usr/lib/cni/host-local ] || missing="$missing containernetworking-plugins"
 fi
