@@ -18,6 +18,9 @@ COMMANDS: Mapping[str, Command] = {
     "node": Command("calico_kernel.cli.agent", "run the node agent, or remove what it programmed"),
     "plugins": Command("calico_kernel.cli.plugins", "list, describe and check plugins"),
     "config": Command("calico_kernel.cli.config", "check and show the configuration"),
+    "completion": Command(
+        "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed"
+    ),
     "lab": Command("calico_kernel.cli.lab", "a network of hosts and workloads on this machine, to try policy in"),
 }
 

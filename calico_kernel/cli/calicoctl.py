@@ -31,6 +31,9 @@ COMMANDS: Mapping[str, Command] = {
     "node": Command("calico_kernel.cli.node", "status of the node agent"),
     "config": Command("calico_kernel.cli.config", "check and show the configuration"),
     "datastore": Command("calico_kernel.cli.datastore", "lock and unlock the datastore, carry its data to another"),
+    "completion": Command(
+        "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed"
+    ),
     "version": Command("calico_kernel.cli.version", "versions of this tool and of the cluster"),
 }
 

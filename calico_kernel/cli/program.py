@@ -39,7 +39,7 @@ class Program(NamedTuple):
 
     def main(self, argv: Sequence[str]) -> int:
         """Run one command. 0 done, 1 failed, 2 arguments that make no sense."""
-        session = Session(_config_path(argv), self.usual)
+        session = Session(config_path(argv), self.usual)
         try:
             return self._run(argv, session)
         except CalicoError as exc:
@@ -59,28 +59,21 @@ class Program(NamedTuple):
             session.close()
 
     def _run(self, argv: Sequence[str], session: Session) -> int:
-        place = _command_place(argv)
+        place = command_place(argv)
         before, word, after = argv[:place], "".join(argv[place : place + 1]), argv[place + 1 :]
         if not word:
             self._overview(before, session)
         base = self._parser(self.name, self.about)
         args = base.parse_args(before)
         if word in self.commands:
-            command = self.commands[word]
-            module = self.load(command.module)
-            parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=f"{_sentence(command.help)}.")
-            module.configure(word, parser)
-            self._repeat_common(parser)
-            args = _parsed(parser, after, args)
+            module = self.load(self.commands[word].module)
+            args = _parsed(self._own_parser(word, module), after, args)
             session.path, session.context = args.config, getattr(args, "context", "")
             _show_log(getattr(args, "log_level", "panic"))
             return int(module.run(word, args, session) or 0)
         for extra in self._added(session, strict=True):
             if extra.name == word:
-                parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=extra.help)
-                extra.configure(parser)
-                self._repeat_common(parser)
-                args = _parsed(parser, after, args)
+                args = _parsed(self._added_parser(extra), after, args)
                 args.client = lambda: session.client
                 _show_log(getattr(args, "log_level", "panic"))
                 return int(extra.run(args) or 0)
@@ -103,6 +96,32 @@ class Program(NamedTuple):
         for extra in self._added(session, strict=False) if wanted else ():
             listed.add_parser(extra.name, help=f"{extra.help} (plugin)")
         parser.parse_args(before)
+
+    def parser_of(self, word: str, session: Session) -> argparse.ArgumentParser | None:
+        """Of one command, the plugins' included; with "", of what stands before a command."""
+        if not word:
+            return self._parser(self.name, self.about)
+        if word in self.commands:
+            return self._own_parser(word, self.load(self.commands[word].module))
+        extra = next((one for one in self._added(session, strict=False) if one.name == word), None)
+        return self._added_parser(extra) if extra is not None else None
+
+    def words(self, session: Session) -> list[str]:
+        """Every command, the plugins' included."""
+        return [*self.commands, *(extra.name for extra in self._added(session, strict=False))]
+
+    def _own_parser(self, word: str, module: Any) -> argparse.ArgumentParser:
+        about = f"{_sentence(self.commands[word].help)}."
+        parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=about)
+        module.configure(word, parser)
+        self._repeat_common(parser)
+        return parser
+
+    def _added_parser(self, extra: CliCommand) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(prog=f"{self.name} {extra.name}", description=extra.help)
+        extra.configure(parser)
+        self._repeat_common(parser)
+        return parser
 
     def _parser(self, prog: str, about: str) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=prog, description=about)
@@ -166,7 +185,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _command_place(argv: Sequence[str]) -> int:
+def command_place(argv: Sequence[str]) -> int:
     """Index of the first argument that is neither an option nor the value of one; the length when there is none."""
     value_follows = False
     for index, argument in enumerate(argv):
@@ -179,7 +198,7 @@ def _command_place(argv: Sequence[str]) -> int:
     return len(argv)
 
 
-def _config_path(argv: Sequence[str]) -> str | None:
+def config_path(argv: Sequence[str]) -> str | None:
     """``--config`` wherever it stands, before the parser exists: plugins' commands depend on it."""
     for index, argument in enumerate(argv):
         if argument in {"-c", "--config"} and index + 1 < len(argv):

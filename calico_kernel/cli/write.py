@@ -15,6 +15,7 @@ from calico_kernel.cli.common import Refused, add_file_options, check_version, i
 from calico_kernel.cli.documents import Read, resource_from
 from calico_kernel.cli.files import FileError, read
 from calico_kernel.cli.output import visible
+from calico_kernel.cli.progress import Progress
 from calico_kernel.cli.session import described
 from calico_kernel.errors import AlreadyExists, CalicoError, NotFound
 
@@ -65,12 +66,14 @@ def run(name: str, args: argparse.Namespace, session: Session) -> int:
         outcome = all_or_nothing(wanted, session.client, lambda one, client: _one(name, one, args, client, ()))
     else:
         outcome = Outcome([], [])
-        for one in wanted:
-            try:
-                _one(name, one, args, None if name == "validate" else session.client, validators)
-                outcome.done.append(called(one))
-            except CalicoError as exc:
-                outcome.failed.append((called(one), described(exc)))
+        with Progress(len(wanted), DONE[name]) as progress:
+            for one in wanted:
+                try:
+                    _one(name, one, args, None if name == "validate" else session.client, validators)
+                    outcome.done.append(called(one))
+                except CalicoError as exc:
+                    outcome.failed.append((called(one), described(exc)))
+                progress.step()
     if args.output == "json":
         _report_json(name, kind, outcome)
         return 1 if outcome.failed else 0
