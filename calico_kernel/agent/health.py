@@ -1,7 +1,8 @@
 """Liveness and readiness with reasons in words, and Prometheus metrics, over HTTP.
 
 GET /liveness   200 while every thread makes progress        GET /metrics   Prometheus text format
-GET /readiness  200 once the node enforces what it should    GET /health    both, as JSON, with every reason
+GET /readiness  200 once the node enforces what it should    GET /health    both, as JSON, with every reason, and what
+                                                                            the host lacks
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from calico_kernel.errors import ConfigError
-from calico_kernel.hookspecs import Health, HealthCheck, Metric
+from calico_kernel.hookspecs import Health, HealthCheck, Lack, Metric
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +62,16 @@ class HealthServer:
     """Serves in threads of its own. Raises ConfigError when the address cannot be bound."""
 
     def __init__(
-        self, host: str, port: int, checks: Iterable[HealthCheck], metrics: Callable[[], Iterable[Metric]]
+        self,
+        host: str,
+        port: int,
+        checks: Iterable[HealthCheck],
+        metrics: Callable[[], Iterable[Metric]],
+        lacks: Callable[[], Iterable[tuple[str, Lack]]] = tuple,
     ) -> None:
-        handler = type("Handler", (_Handler,), {"checks": checks, "metrics": staticmethod(metrics)})
+        """``lacks``: what the host cannot do, each with the name of the driver that says so."""
+        content = {"checks": checks, "metrics": staticmethod(metrics), "lacks": staticmethod(lacks)}
+        handler = type("Handler", (_Handler,), content)
         try:
             self._server = _Server((host, port), handler)
         except OSError as exc:
@@ -93,6 +101,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     checks: Iterable[HealthCheck] = ()
     metrics: Callable[[], Iterable[Metric]]
+    lacks: Callable[[], Iterable[tuple[str, Lack]]]
     timeout = 5
 
     def do_GET(self) -> None:
@@ -108,6 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
             for affects in (LIVENESS, READINESS):
                 bad = failing(self.checks, affects)
                 report[affects] = {"ok": not bad, "reasons": [{"check": name, "reason": why} for name, why in bad]}
+            report["lacks"] = [
+                {"driver": name, "capability": lack.capability, "effect": lack.effect}
+                for name, lack in type(self).lacks()
+            ]
             self._say(HTTPStatus.OK, json.dumps(report, indent=2) + "\n", "application/json")
         else:
             self._say(HTTPStatus.NOT_FOUND, "try /liveness, /readiness, /health or /metrics\n", "text/plain")

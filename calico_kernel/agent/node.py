@@ -43,6 +43,7 @@ from calico_kernel.hookspecs import (
     EndpointObserver,
     Health,
     HealthCheck,
+    Lack,
     LocalService,
     Metric,
     Services,
@@ -109,7 +110,7 @@ class NodeAgent:
         ports = {(settings.health_host, settings.health_port), (settings.metrics_host, settings.metrics_port)}
         for host, port in sorted(ports):
             if port:
-                server = HealthServer(host, port, _Checks(self._checks), self._metrics)
+                server = HealthServer(host, port, _Checks(self._checks), self._metrics, self._lacks)
                 server.start()
                 stack.callback(server.close)
 
@@ -259,6 +260,11 @@ class NodeAgent:
         if self._tunnels is not None:
             checks.append(HealthCheck(name="tunnels", affects=READINESS, check=self._tunnel_health))
         return checks + self._plugin_checks
+
+    def _lacks(self) -> Iterator[tuple[str, Lack]]:
+        for worker in self._workers:
+            for lack in worker.state.lacks:
+                yield worker.name, lack
 
     def _datastore_health(self) -> Health:
         feed = self._feed

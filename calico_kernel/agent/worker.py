@@ -149,6 +149,9 @@ class DriverWorker(threading.Thread):
         for failure in report.failures:
             if failure not in state.failures:
                 log.warning("%s: %s: %s", self.name, failure.subject, failure.reason)
+        for lack in report.lacks:
+            if lack not in state.lacks:
+                log.warning("%s: this host lacks %s: %s", self.name, lack.capability, lack.effect)
         state.failures, state.lacks = report.failures, report.lacks
         state.converged = not report.failures
         try:

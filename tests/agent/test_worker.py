@@ -10,7 +10,7 @@ import pytest
 
 from calico_kernel.agent.worker import DriverWorker
 from calico_kernel.errors import DataplaneError
-from calico_kernel.hookspecs import ApplyReport, Driver, Failure
+from calico_kernel.hookspecs import ApplyReport, Driver, Failure, Lack
 from calico_kernel.model.nodestate import ActiveProfile, Delta, MapDelta, WorkloadEndpointId
 
 WAIT_S = 10.0
@@ -171,6 +171,21 @@ def test_a_plugin_that_can_never_take_the_whole_is_given_it_with_back_off(driver
     finish(worker)
     assert broken.updates == 1
     assert not worker.state.converged
+
+
+def test_what_the_host_lacks_is_logged_once(driver: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    lacks = [Lack(capability="ipset", effect="rules with sets deny")]
+    driver.script = [lambda: ApplyReport(lacks=lacks)] * 3
+    worker = started(driver)
+    worker.submit(profile("a"))
+    for count in (1, 2):
+        driver.until(lambda count=count: driver.applies >= count)  # type: ignore[misc]
+        worker.poke()
+    driver.until(lambda: driver.applies >= 3)
+    finish(worker)
+    assert [record.message for record in caplog.records].count(
+        "dataplane:test: this host lacks ipset: rules with sets deny"
+    ) == 1
 
 
 def test_a_poke_before_the_first_change_applies_nothing(driver: Recorder) -> None:
