@@ -151,7 +151,7 @@ class DriverWorker(threading.Thread):
                 log.warning("%s: %s: %s", self.name, failure.subject, failure.reason)
         for lack in report.lacks:
             if lack not in state.lacks:
-                log.warning("%s: this host lacks %s: %s", self.name, lack.capability, lack.effect)
+                log.warning("%s: not possible on this host: %s: %s", self.name, lack.capability, lack.effect)
         state.failures, state.lacks = report.failures, report.lacks
         state.converged = not report.failures
         try:

@@ -184,7 +184,7 @@ def test_what_the_host_lacks_is_logged_once(driver: Recorder, caplog: pytest.Log
     driver.until(lambda: driver.applies >= 3)
     finish(worker)
     assert [record.message for record in caplog.records].count(
-        "dataplane:test: this host lacks ipset: rules with sets deny"
+        "dataplane:test: not possible on this host: ipset: rules with sets deny"
     ) == 1
 
 

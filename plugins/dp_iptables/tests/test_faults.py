@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,6 @@ def wrapped(tmp_path: Path, backend: str) -> Callable[[str, str], dict[str, str]
     """Put a shell script in a program's place; "$REAL" is the program, "$INPUT" holds its input."""
 
     def make(program: str, body: str) -> dict[str, str]:
-        import shutil
-
         script = tmp_path / program
         script.write_text(f"#!/bin/sh\nREAL={shutil.which(program)}\nINPUT={tmp_path}/input.$$\ncat >$INPUT\n{body}\n")
         script.chmod(0o755)
@@ -240,6 +239,44 @@ def test_host_without_ipset_denies_rules_that_need_sets(
     assert any(lack.capability == "ipset" for lack in report.lacks)
     assert not world.reaches(second, first)
     assert world.reaches(first, second) is False  # no profile allows the first to send
+
+
+def test_ipset_that_is_installed_later_is_used_without_a_restart(
+    world: Any, make_dataplane: Callable[..., Any], kit: Any, tmp_path: Path
+) -> None:
+    first, second, third = world.pods
+    driver = make_dataplane(programs={"ipset": str(tmp_path / "ipset")})
+    friends = ns.IpSet(id="s:friends", kind=ns.IpSetKind.NET, members=(second.ipv4,))
+    rule = ns.ParsedRule(action="allow", source=ns.Match(ip_sets=("s:friends",)))
+    policy = ns.ActivePolicy(id=ns.PolicyId("GlobalNetworkPolicy", "", "p"), tier="default", inbound=(rule,))
+    workloads = {pod.id: pod.endpoint(kit.policy_list(profiles=("allow",))) for pod in (second, third)}
+    workloads[first.id] = first.endpoint(kit.policy_list(policy.id))
+    kit.applied(driver, kit.full(ip_sets={"s:friends": friends}, policies={policy.id: policy}, workloads=workloads))
+    assert not world.reaches(second, first)
+    (tmp_path / "ipset").symlink_to(shutil.which("ipset") or "")
+    report = driver.apply()
+    assert not report.failures
+    assert not report.lacks
+    assert world.reaches(second, first)
+    assert not world.reaches(third, first)
+
+
+def test_without_iptables_nothing_counts_as_programmed_and_installed_later_it_is_used(
+    world: Any, make_dataplane: Callable[..., Any], backend: str, tmp_path: Path, open_state: ns.Delta
+) -> None:
+    names = [f"iptables-{verb}" for verb in ("restore", "save")]
+    names += [f"iptables-{backend}-{verb}" for verb in ("restore", "save")]
+    driver = make_dataplane(programs={name: str(tmp_path / name) for name in names})
+    driver.update(open_state)
+    report = driver.apply()
+    assert report.failures
+    assert not report.programmed
+    for name in names:
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    report = driver.apply()
+    assert not report.failures
+    assert not world.reaches(world.pods[2], world.pods[1])
+    assert world.reaches(world.pods[0], world.pods[1])
 
 
 @pytest.mark.parametrize("how", ["exec sleep 60", "exit 1"])

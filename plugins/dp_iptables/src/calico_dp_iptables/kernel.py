@@ -25,7 +25,7 @@ from calico_dp_iptables.programs import ProgramFailed, Programs, Run
 from calico_dp_iptables.settings import Settings
 from calico_dp_iptables.table import Observed, Table, Transaction, parse_save
 from calico_dp_iptables.watch import Suspicion, Watch
-from calico_kernel.errors import CalicoError
+from calico_kernel.errors import CalicoError, UnsupportedError
 from calico_kernel.hookspecs import Failure, Lack, Services
 from calico_kernel.reconcile.resync import ResyncTimer, SettlingCheck
 
@@ -59,7 +59,7 @@ class Kernel:
         self.watch = Watch(services.log, services.request_apply, settings.drift_poll_s)
         self.tables: dict[int, Iptables] = {}
         self.backend = ""
-        self._started_for: tuple[str, bool] | None = None
+        self._started_for: tuple[str, bool, bool] | None = None
         self._lacks: dict[str, Lack] = {}
         self._read: set[object] = set()
         self._limit = 0
@@ -78,10 +78,14 @@ class Kernel:
 
     def _start(self, state: State) -> None:
         wanted = self._settings.backend or state.options.backend
-        if self._started_for == (wanted, state.options.ipv6):
+        has_ipset = bool(self._programs.find("ipset"))
+        if self._started_for == (wanted, state.options.ipv6, has_ipset):
             return
-        self.backend = xtables.detect(self._programs, wanted)
-        self._started_for = (wanted, state.options.ipv6)
+        backend = xtables.detect(self._programs, wanted)
+        if not Iptables(self._programs, backend, 4).available():
+            raise UnsupportedError(what=f"iptables ({backend}) is not installed", todo="apt-get install iptables ipset")
+        self.backend = backend
+        self._started_for = (wanted, state.options.ipv6, has_ipset)
         self.tables = {}
         self._unused_cleaned = False
         self._limit = xtables.nft_limit_bytes() // LINE_BYTES if self.backend == "nft" else 0
@@ -91,10 +95,14 @@ class Kernel:
                 self.tables[version] = family
             else:
                 self._do_without(version)
-        if not self._programs.find("ipset"):
+        if not has_ipset:
             self._lacks["ipset"] = Lack(capability="ipset", effect=effect_of("match set"))
             for owner in self._families.values():
                 owner.lacking |= {"match set"}
+                owner.render_all()
+        elif self._lacks.pop("ipset", None) is not None:  # installed meanwhile
+            for owner in self._families.values():
+                owner.lacking -= {"match set"}
                 owner.render_all()
         self.distrust()
 

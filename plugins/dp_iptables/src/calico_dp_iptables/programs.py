@@ -79,9 +79,9 @@ class Programs:
     _search: ClassVar[str] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
     def find(self, *names: str) -> str:
-        """Path of the first that exists, or ""; looked for once."""
-        found = self._found.get(names)
-        if found is None:
+        """Path of the first that exists, or ""; one that was found stays, one that was not may be installed later."""
+        found = self._found.get(names, "")
+        if not found:
             found = self._found[names] = self._look(names)
         return found
 
