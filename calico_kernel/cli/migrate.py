@@ -11,6 +11,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from calico_kernel.errors import CalicoError
+
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
     from calico_kernel.client.migrate import CopyReport
@@ -97,14 +99,21 @@ def _copy(args: argparse.Namespace) -> int:
         sessions = [Session(args.source), Session(args.target)]
         for one in sessions:
             stack.callback(one.close)
-        source, target = (one.composition.open_datastore() for one in sessions)
-        report = migrate.copy(
-            source,
-            target,
-            overwrite=args.overwrite,
-            settle_s=migrate.SETTLE_S if args.settle is None else args.settle,
-            progress=_progress if sys.stderr.isatty() else _silent,
-        )
+        try:
+            source, target = (one.composition.open_datastore() for one in sessions)
+            report = migrate.copy(
+                source,
+                target,
+                overwrite=args.overwrite,
+                settle_s=migrate.SETTLE_S if args.settle is None else args.settle,
+                progress=_progress if sys.stderr.isatty() else _silent,
+            )
+        except CalicoError as exc:
+            if args.output != "json":
+                raise
+            failed = {"error": exc.what, "kept": exc.kept, "todo": exc.todo}
+            print(json_text({"from": args.source, "to": args.target, "verified": False, **failed}))
+            return 1
     if args.output == "json":
         import msgspec
 
