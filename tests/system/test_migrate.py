@@ -136,7 +136,7 @@ def test_target_with_other_data_is_refused_and_nothing_is_locked(places: tuple[P
     load_golden(first.store)
     add_pool(etcd.store, "theirs", "10.9.0.0/16")
     ran = subprocess.run(command(first, etcd), capture_output=True, text=True, check=False)
-    assert ran.returncode == 1 and "not of this copy (IPPool 1)" in ran.stderr
+    assert ran.returncode == 1 and "not of this copy (IPPool 1)" in json.loads(ran.stdout)["error"]
     assert not is_locked(first.store) and not is_locked(etcd.store)
     assert copied(first, etcd, "--overwrite")["deleted"] == 1
 
