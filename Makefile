@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DATASTORE ?= sqlite
 
 .PHONY: setup demo test clean
 
@@ -10,9 +11,9 @@ setup:
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/setup.sh
 
 demo:
-	@PYTHON="$(PYTHON)" sh tools/system-packages.sh
+	@PYTHON="$(PYTHON)" DATASTORE="$(DATASTORE)" sh tools/system-packages.sh
 	@$(MAKE) --no-print-directory setup
-	@$(BIN)/calico lab run examples/recipes
+	@$(BIN)/calico lab run examples/recipes --datastore "$(DATASTORE)"
 
 test:
 	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --test
