@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
             "rss_mib": round(rss, 1),
             "peak_rss_mib": round(peak, 1),
             "restart_seconds": round(again, 2),
-            "listing_seconds": round(listing, 2),
+            "listing_seconds": round(listing, 4),
             "start_over_listing": round(seconds / listing, 1),
         },
         as_json=options.json,

@@ -35,5 +35,6 @@ def test_start_on_etcd_prints_what_it_took_beside_the_listing(netns: str) -> Non
 
 def test_policy_on_etcd_prints_both_directions_beside_the_watch(netns: str) -> None:
     result = bench("policy", "--workloads", "2", "--policies", "3", "--rounds", "1")
-    assert result["deny_p50_ms"] > 0
-    assert result["allow_p50_ms"] > 0
+    assert result["datastore"] == "etcd"
+    for name in ("deny_p50_ms", "allow_p50_ms", "watch_p50_ms"):
+        assert result[name] >= 0  # 0: in force before the writer had its acknowledgement
