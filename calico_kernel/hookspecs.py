@@ -264,8 +264,8 @@ class Watch(abc.ABC):
 class Datastore(abc.ABC):
     """Typed records with revisions. Thread-safe. Every method may raise DatastoreUnavailable (retryable: nothing was
     written, or the write may have happened and a re-read tells). Values are the structs of ``calico_kernel.model``;
-    what does not decode comes back as ``Malformed``. ``metadata.resourceVersion`` is never stored; it is filled
-    on read."""
+    what does not decode comes back as ``Malformed``, which may be written as it is. ``metadata.resourceVersion`` is
+    never stored; it is filled on read."""
 
     @abc.abstractmethod
     def create(self, key: Key, value: Value) -> Record:
@@ -291,6 +291,13 @@ class Datastore(abc.ABC):
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         """Everything that any query matches, as of one moment, in key order.
         Raises RevisionTooOld when ``revision`` was compacted."""
+
+    def list_stored(self, queries: Sequence[Query]) -> Sequence[tuple[Key, bytes]]:
+        """As ``list``, but the stored bytes: a copy must also carry fields that this version does not know. For a store
+        that keeps something else than ``model.codec`` writes, this default gives what that would write."""
+        from calico_kernel.model import codec
+
+        return [(record.key, codec.encode(record.value)) for record in self.list(queries).records]
 
     @abc.abstractmethod
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:

@@ -1,7 +1,8 @@
 """Copy a whole datastore into another: every record that the model knows, as it is stored.
 
 In:    two open ``Datastore``s of any kind.
-Out:   the target holds what the source holds: uids, creation times, IPAM, and what does not decode, byte for byte.
+Out:   the target holds what the source holds, byte for byte: uids, creation times, IPAM, fields that only a newer
+       version knows, and what does not decode.
 
     mark the source -> may the target be written? -> lock both -> write what differs -> read both back, until equal
     -> mark the source "verified" -> target: marker off, ready as the source was -> source: marker off, stays locked:
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -44,7 +45,7 @@ from calico_kernel.model.records import Malformed
 
 if TYPE_CHECKING:
     from calico_kernel.hookspecs import Datastore
-    from calico_kernel.model.records import Record, Value
+    from calico_kernel.model.records import Value
 
 SETTLE_S = 5.0
 """What began before the lock (a CNI ADD on its way) has this long to finish before the last comparison."""
@@ -53,6 +54,8 @@ WRITERS = 8
 """Writes under way at a time: one waits for the disk or the network while another is encoded."""
 CHUNK = 256
 
+Contents = Mapping[str, tuple[Key, bytes]]
+"""By path: the key and the stored bytes."""
 Progress = Callable[[str, int, int], None]
 """(what is being done, how many are done, of how many)"""
 
@@ -185,7 +188,7 @@ class _Copy:
         """Whether the target holds the beginning of this very copy. Raises NotPermitted when it may not be written."""
         held = self._read(self.target)
         information = held.get(keys.path(INFORMATION))
-        theirs = marker_of(information.value) if information and not isinstance(information.value, Malformed) else None
+        theirs = marker_of(self._information(self.target)) if information is not None else None
         if theirs is not None and theirs.id == marker.id:
             if theirs.role == "source":
                 raise NotPermitted(
@@ -195,7 +198,7 @@ class _Copy:
             return True
         if marker.phase == "verified" and information is not None and self._whole(marker) is not None:
             return True
-        others = [record for path, record in held.items() if path not in _own_paths()]
+        others = [key for path, (key, _) in held.items() if path not in _own_paths()]
         if others and not self.overwrite and not _equal(self._read(self.source), held):
             kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(_kinds(others).items()))
             raise NotPermitted(
@@ -205,7 +208,7 @@ class _Copy:
             )
         return False
 
-    def _whole(self, marker: Marker) -> Mapping[str, Record] | None:
+    def _whole(self, marker: Marker) -> Contents | None:
         """What both hold when the target is a finished copy already, made by an earlier run; else None."""
         try:
             there = self._information(self.target)
@@ -240,10 +243,10 @@ class _Copy:
 
     # ── records ──
 
-    def _read(self, store: Datastore) -> dict[str, Record]:
-        return {keys.path(record.key): record for record in store.list(everything()).records}
+    def _read(self, store: Datastore) -> Contents:
+        return {keys.path(key): (key, raw) for key, raw in store.list_stored(everything())}
 
-    def _until_equal(self, locked_at: float) -> tuple[dict[str, Record], int]:
+    def _until_equal(self, locked_at: float) -> tuple[Contents, int]:
         """What both hold in the end, and how often they were compared."""
         for number in range(1, PASSES + 1):
             wanted, held = self._read(self.source), self._read(self.target)
@@ -279,8 +282,12 @@ class _Copy:
             list(pool.map(self._delete, plan.deletes))
             self.deleted += len(plan.deletes)
 
-    def _put(self, record: Record) -> None:
-        self.target.put(record.key, _stored(record.value))
+    def _put(self, record: tuple[Key, bytes]) -> None:
+        key, raw = record
+        value = codec.decode(key, raw)
+        if codec.encode(value) != raw:
+            value = Malformed("written by another version", raw)  # the bytes themselves: nothing of them is lost
+        self.target.put(key, _stored(value))
 
     def _delete(self, key: Key) -> None:
         try:
@@ -288,9 +295,7 @@ class _Copy:
         except NotFound:
             return
 
-    def _report(
-        self, found: Mapping[str, Record], marker: Marker, resumed: bool, passes: int, started: float
-    ) -> CopyReport:
+    def _report(self, found: Contents, marker: Marker, resumed: bool, passes: int, started: float) -> CopyReport:
         return CopyReport(
             records=len(found),
             written=self.written,
@@ -302,39 +307,31 @@ class _Copy:
             passes=passes,
             target_ready=marker.ready,
             seconds=round(time.monotonic() - started, 3),
-            kinds=dict(sorted(_kinds(found.values()).items())),
-            undecodable=[path for path, record in found.items() if isinstance(record.value, Malformed)],
+            kinds=dict(sorted(_kinds(key for key, _ in found.values()).items())),
+            undecodable=[path for path, one in found.items() if isinstance(codec.decode(*one), Malformed)],
         )
 
 
 class _Plan(Struct, frozen=True):
-    puts: Sequence[Record]
+    puts: Sequence[tuple[Key, bytes]]
     deletes: Sequence[Key]
 
 
-def _plan(wanted: Mapping[str, Record], held: Mapping[str, Record]) -> _Plan:
+def _plan(wanted: Contents, held: Contents) -> _Plan:
     """What makes ``held`` equal to ``wanted``, but for ClusterInformation, which says how far the copy is. Pure."""
     skip = keys.path(INFORMATION)
-    puts = [
-        record
-        for path, record in wanted.items()
-        if path != skip and (path not in held or not _same(record, held[path]))
-    ]
-    deletes = [record.key for path, record in held.items() if path != skip and path not in wanted]
+    puts = [record for path, record in wanted.items() if path != skip and (path not in held or held[path] != record)]
+    deletes = [key for path, (key, _) in held.items() if path != skip and path not in wanted]
     return _Plan(puts, deletes)
 
 
-def _same(one: Record, other: Record) -> bool:
-    return codec.encode(one.value) == codec.encode(other.value)
-
-
-def _equal(wanted: Mapping[str, Record], held: Mapping[str, Record]) -> bool:
+def _equal(wanted: Contents, held: Contents) -> bool:
     plan = _plan(wanted, held)
     return not plan.puts and not plan.deletes
 
 
 def _stored(value: object) -> Value:
-    """What did not decode is written as it was found (``codec.encode``)."""
+    """A ``Malformed`` is written as it was found (``codec.encode``)."""
     return cast("Value", value)
 
 
@@ -344,8 +341,8 @@ def _own_paths() -> frozenset[str]:
     return frozenset([keys.path(INFORMATION), *tiers])
 
 
-def _kinds(records: Any) -> Counter[str]:
-    return Counter(_kind_of(record.key) for record in records)
+def _kinds(found: Iterable[Key]) -> Counter[str]:
+    return Counter(_kind_of(key) for key in found)
 
 
 def _kind_of(key: Key) -> str:

@@ -7,6 +7,7 @@ then denies in the directions that it governs.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -35,6 +36,9 @@ METADATA_ANNOTATION = "projectcalico.org/metadata"
 _encoder = mjson.Encoder(order="deterministic")
 _resource_decoders: dict[str, mjson.Decoder[Any]] = {}
 _ipam_decoders: dict[type, mjson.Decoder[Any]] = {}
+_making = threading.RLock()
+"""One decoder is made at a time: msgspec shows what it knows of a struct to other threads before it is complete, and a
+decoder that is built from that, as of metadata, which every kind has, ends the process."""
 _GO_ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),
@@ -127,7 +131,8 @@ def _from_stored(key: ResourceKey, resource: Resource, revision: str) -> Resourc
 def _resource_decoder(kind: str) -> mjson.Decoder[Any]:
     decoder = _resource_decoders.get(kind)
     if decoder is None or decoder.type is not KINDS[kind].type:
-        decoder = _resource_decoders[kind] = mjson.Decoder(KINDS[kind].type)
+        with _making:
+            decoder = _resource_decoders[kind] = mjson.Decoder(KINDS[kind].type)
     return decoder
 
 
@@ -149,7 +154,8 @@ def _decode_ipam(key: Key, raw: bytes) -> Value:
 def _ipam_decoder(value_type: type[T]) -> mjson.Decoder[T]:
     decoder = _ipam_decoders.get(value_type)
     if decoder is None:
-        decoder = _ipam_decoders[value_type] = mjson.Decoder(value_type)
+        with _making:
+            decoder = _ipam_decoders[value_type] = mjson.Decoder(value_type)
     return decoder
 
 

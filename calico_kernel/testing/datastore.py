@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -341,6 +341,19 @@ class DatastoreContract:
         assert mark_of(store.get(set_key("bad"))) == "mended"
         removed = store.delete(set_key("wrong"))
         assert isinstance(removed.value, Malformed)
+
+    def test_stored_bytes_are_listed_and_written_back_as_they_are(self, store: Datastore) -> None:
+        newer = b'{"kind":"GlobalNetworkSet","metadata":{"name":"newer"},"spec":{"colour":"blue"}}'
+        for name, raw in (("bad", b"{not json"), ("newer", newer)):
+            self.write_raw(store, path(set_key(name)), raw)
+        self.write_raw(store, "/calico/ipam/v2/assignment/ipv4/block/nonsense", b"{}")
+        store.put(set_key("plain"), network_set("plain", "x"))
+        found = dict(store.list_stored([ALL_SETS, BlockQuery()]))
+        assert list(found) == [set_key("bad"), set_key("newer"), set_key("plain")]
+        assert (found[set_key("bad")], found[set_key("newer")]) == (b"{not json", newer)
+        as_found: Any = Malformed("of another version", newer)
+        store.put(set_key("copy"), as_found)
+        assert dict(store.list_stored([ALL_SETS]))[set_key("copy")] == newer
 
     def test_path_that_is_no_record_is_passed_over(self, store: Datastore) -> None:
         listing = store.list([BlockQuery()])

@@ -118,6 +118,11 @@ class MemoryDatastore(Datastore):
                 records.append(storing.record_of(key, raw, at))
         return Listing(records, str(moment))
 
+    def list_stored(self, queries: Sequence[Query]) -> Sequence[tuple[Key, bytes]]:
+        with self._call():
+            rows = [(keys.parse(path), raw) for path, (_, raw) in sorted(self._current.items())]
+        return [(key, raw) for key, raw in rows if key and any(keys.matches(query, key) for query in queries)]
+
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
         with self._call():
             return MemoryWatch(self, tuple(queries), self._known(revision))

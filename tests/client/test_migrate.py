@@ -12,9 +12,9 @@ from calico_kernel.client import Client, ensure_initialized
 from calico_kernel.client.lock import INFORMATION, is_locked, lock, marker_of, unlock
 from calico_kernel.client.migrate import copy, everything
 from calico_kernel.errors import DatastoreError, NotPermitted
-from calico_kernel.model import codec, keys
+from calico_kernel.model import keys
 from calico_kernel.model.ipam import IpamHost
-from calico_kernel.model.keys import IpamHostKey, Key, ResourceKey
+from calico_kernel.model.keys import IpamHostKey, Key, ResourceKey, ResourceQuery
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSetSpec
 from calico_kernel.model.records import Malformed, Value
@@ -53,7 +53,7 @@ def network_set(name: str, *nets: str) -> GlobalNetworkSet:
 
 
 def contents(store: MemoryDatastore) -> dict[str, bytes]:
-    return {keys.path(record.key): codec.encode(record.value) for record in store.list(everything()).records}
+    return {keys.path(key): raw for key, raw in store.list_stored(everything())}
 
 
 @pytest.fixture
@@ -89,6 +89,16 @@ def test_copy_is_equal_and_only_the_target_is_unlocked(source: Mortal, target: M
     assert told[-1] == ("copying", len(before), len(before))
     assert is_locked(source) and not is_locked(target) and report.target_ready
     assert isinstance(target.get(ResourceKey("GlobalNetworkPolicy", "", "broken")).value, Malformed)
+
+
+def test_fields_that_this_version_does_not_know_are_kept(source: Mortal, target: Mortal) -> None:
+    key = ResourceKey("Tier", "", "new")
+    raw = b'{"kind":"Tier","apiVersion":"projectcalico.org/v3","metadata":{"name":"new"},"spec":{"colour":"blue"}}'
+    source.write_raw(keys.path(key), raw)
+    assert copy(source, target, settle_s=0).undecodable == [
+        "/calico/resources/v3/projectcalico.org/globalnetworkpolicies/broken"
+    ]
+    assert dict(target.list_stored([ResourceQuery("Tier")]))[key] == raw
 
 
 def test_copy_killed_at_any_write_goes_on_and_ends_equal(source: Mortal) -> None:

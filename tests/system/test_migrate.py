@@ -43,7 +43,7 @@ class Place:
         self.store = store
 
     def contents(self) -> dict[str, bytes]:
-        return {keys.path(record.key): codec.encode(record.value) for record in self.store.list(everything()).records}
+        return {keys.path(key): raw for key, raw in self.store.list_stored(everything())}
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from calico_datastore_etcd import proto
 from calico_datastore_etcd.client import EtcdClient
@@ -22,6 +22,8 @@ from calico_kernel.hookspecs import Datastore, Watch
 from calico_kernel.model import keys, storing
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Listing, Record, Value
+
+T = TypeVar("T")
 
 FIRST_PAGE_KEYS, PAGE_BYTES = 1000, 8_000_000
 """The first page of a list is small, the others are sized by it. etcd walks the index to the end of the range for each
@@ -109,13 +111,12 @@ class EtcdDatastore(Datastore):
         moment = 0 if revision is None else storing.parse_revision(revision)
         if revision is not None and not moment:
             raise RevisionTooOld(what=f"{revision!r} is not a revision of etcd", todo="list without a revision")
-        for attempt in range(LIST_ATTEMPTS):
-            try:
-                return self._list(queries, moment)
-            except RevisionTooOld:
-                if moment or attempt == LIST_ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+        records, moment = self._list(queries, moment, storing.record_of)
+        return Listing(records, str(moment))
+
+    def list_stored(self, queries: Sequence[Query]) -> Sequence[tuple[Key, bytes]]:
+        found, _ = self._list(queries, 0, lambda key, raw, _revision: (key, raw))
+        return found
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
         at = storing.parse_revision(revision)
@@ -138,18 +139,31 @@ class EtcdDatastore(Datastore):
         request = proto.TxnRequest(compare=[compare], success=[operation], failure=[instead])
         return self._client.call("Txn", request, changes=True)
 
-    def _list(self, queries: Sequence[Query], moment: int) -> Listing:
-        records: list[Record] = []
-        queries = tuple(queries)
+    def _list(
+        self, queries: Sequence[Query], moment: int, make: Callable[[Key, bytes, int], T]
+    ) -> tuple[Sequence[T], int]:
+        """What ``make`` makes of each record, and the moment."""
+        for attempt in range(LIST_ATTEMPTS):
+            try:
+                return self._list_once(tuple(queries), moment, make)
+            except RevisionTooOld:
+                if moment or attempt == LIST_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _list_once(
+        self, queries: Sequence[Query], moment: int, make: Callable[[Key, bytes, int], T]
+    ) -> tuple[Sequence[T], int]:
+        records: list[T] = []
         with storing.collector_resting():
             for prefix in storing.prefixes(queries):
                 # Prefixes are sorted and disjoint, so what they give follows each other in order.
                 for page in self._pages(prefix.encode(), moment):
                     moment = moment or page.header.revision
-                    records.extend(decoded(page.kvs, queries))
+                    records.extend(decoded(page.kvs, queries, make))
         if not moment:
             moment = self._client.call("Range", proto.RangeRequest(key=keys.ROOT.encode())).header.revision
-        return Listing(records, str(moment))
+        return records, moment
 
     def _pages(self, prefix: bytes, moment: int) -> Iterator[Any]:
         """All pages as of ``moment``, or of the first one when it is 0. The next is fetched while one is decoded."""
@@ -172,11 +186,11 @@ class EtcdDatastore(Datastore):
             yield page
 
 
-def decoded(found: Iterable[Any], queries: Sequence[Query]) -> Iterator[Record]:
+def decoded(found: Iterable[Any], queries: Sequence[Query], make: Callable[[Key, bytes, int], T]) -> Iterator[T]:
     for kv in found:
         key = key_of_path(kv.key)
         if key is not None and any(keys.matches(query, key) for query in queries):
-            yield storing.record_of(key, kv.value, kv.mod_revision)
+            yield make(key, kv.value, kv.mod_revision)
 
 
 def key_of_path(path: bytes) -> Key | None:

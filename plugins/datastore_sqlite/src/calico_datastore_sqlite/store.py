@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from calico_datastore_sqlite.database import Database
 from calico_datastore_sqlite.notify import CommitNotifier
@@ -21,6 +22,8 @@ from calico_kernel.hookspecs import Datastore, Watch
 from calico_kernel.model import keys, storing
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Listing, Record, Value
+
+T = TypeVar("T")
 
 COMPACT_EVERY_WRITES, COMPACT_AT_MOST = 64, 256
 
@@ -100,16 +103,16 @@ class SqliteDatastore(Datastore):
                     what=f"revision {revision} is not among those kept ({compacted} to {newest})",
                     todo="list without a revision",
                 )
-            for prefix in prefixes:  # sorted and disjoint, so what they give follows each other in order
-                rows += connection.execute(
-                    "SELECT c.path, v.revision, v.value FROM current c JOIN versions v ON v.revision = c.revision"
-                    " WHERE c.path >= ? AND c.path < ? ORDER BY c.path",
-                    (prefix, prefix + _REPLACEMENT_END),
-                ).fetchall()
+            rows += current_rows(connection, prefixes)
             if moment < newest:
                 rows = rewound(connection, rows, prefixes, moment)
         with storing.collector_resting(len(rows)):
-            return Listing(list(decoded(rows, tuple(queries))), str(moment))
+            return Listing(list(decoded(rows, tuple(queries), storing.record_of)), str(moment))
+
+    def list_stored(self, queries: Sequence[Query]) -> Sequence[tuple[Key, bytes]]:
+        with self._database.snapshot() as connection:
+            rows = list(current_rows(connection, storing.prefixes(queries)))
+        return list(decoded(rows, tuple(queries), lambda key, raw, _revision: (key, raw)))
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
         watch = SqliteWatch(
@@ -181,14 +184,25 @@ def rewound(
     return [then[path] for path in sorted(then)]
 
 
-def decoded(rows: Iterable[tuple[str, int, bytes]], queries: Sequence[Query]) -> Iterator[Record]:
+def current_rows(connection: sqlite3.Connection, prefixes: Iterable[str]) -> Iterator[tuple[str, int, bytes]]:
+    for prefix in prefixes:  # sorted and disjoint, so what they give follows each other in order
+        yield from connection.execute(
+            "SELECT c.path, v.revision, v.value FROM current c JOIN versions v ON v.revision = c.revision"
+            " WHERE c.path >= ? AND c.path < ? ORDER BY c.path",
+            (prefix, prefix + _REPLACEMENT_END),
+        ).fetchall()
+
+
+def decoded(
+    rows: Iterable[tuple[str, int, bytes]], queries: Sequence[Query], make: Callable[[Key, bytes, int], T]
+) -> Iterator[T]:
     for path, at, raw in rows:
         key = keys.parse(path)
         if key is None:
             continue
         for query in queries:
             if keys.matches(query, key):
-                yield storing.record_of(key, raw, at)
+                yield make(key, raw, at)
                 break
 
 
