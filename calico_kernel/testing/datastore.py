@@ -343,11 +343,11 @@ class DatastoreContract:
         assert isinstance(removed.value, Malformed)
 
     def test_stored_bytes_are_listed_and_written_back_as_they_are(self, store: Datastore) -> None:
+        store.put(set_key("plain"), network_set("plain", "x"))
         newer = b'{"kind":"GlobalNetworkSet","metadata":{"name":"newer"},"spec":{"colour":"blue"}}'
         for name, raw in (("bad", b"{not json"), ("newer", newer)):
             self.write_raw(store, path(set_key(name)), raw)
         self.write_raw(store, "/calico/ipam/v2/assignment/ipv4/block/nonsense", b"{}")
-        store.put(set_key("plain"), network_set("plain", "x"))
         found = dict(store.list_stored([ALL_SETS, BlockQuery()]))
         assert list(found) == [set_key("bad"), set_key("newer"), set_key("plain")]
         assert (found[set_key("bad")], found[set_key("newer")]) == (b"{not json", newer)
