@@ -17,12 +17,12 @@ import attrs
 from calico_dp_iptables import rules as r
 from calico_dp_iptables import static_chains as static
 from calico_dp_iptables.desired import Family, State
-from calico_dp_iptables.kernel import Kernel
+from calico_dp_iptables.kernel import MOST_LACKS, Kernel
 from calico_dp_iptables.names import is_usable_interface
 from calico_dp_iptables.options import Options
 from calico_dp_iptables.settings import Settings
 from calico_dp_iptables.static_chains import Needs
-from calico_kernel.hookspecs import ApplyReport, Dataplane, Failure, Services
+from calico_kernel.hookspecs import ApplyReport, Dataplane, Lack, Services
 from calico_kernel.model.nodestate import (
     Delta,
     HostAddresses,
@@ -267,17 +267,17 @@ class IptablesDataplane(Dataplane):
             self._programmed |= self._unprogrammed
             self._unprogrammed.clear()
         bad = [
-            Failure(
-                subject=str(workload.id.workload),
-                reason=f"interface name {workload.interface!r} cannot be used in rules; its traffic is denied",
+            Lack(
+                capability=f"interface name {workload.interface!r} of workload {workload.id.workload}",
+                effect="it cannot be used in rules; the workload's traffic is denied",
             )
             for workload in self.state.workloads.values()
             if not is_usable_interface(workload.interface)
         ]
         return ApplyReport(
-            failures=(*outcome.failures, *bad),
+            failures=outcome.failures,
             programmed=frozenset(self._programmed),
-            lacks=outcome.lacks,
+            lacks=(*outcome.lacks, *bad[:MOST_LACKS]),
             next_check_s=outcome.next_check_s,
             changes=outcome.changes,
         )
