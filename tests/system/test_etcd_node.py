@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -76,6 +77,15 @@ def stored(lab: RunningLab, kind: str) -> list[str]:
     return [each["metadata"]["name"] for each in items]
 
 
+def nothing_is_left_over(lab: RunningLab) -> None:
+    """Of the workloads that came and went: no endpoint and no address."""
+    count = len(lab.topology.workloads)
+    assert len(stored(lab, "workloadendpoints")) == count
+    shown = lab.calicoctl("ipam", "show")
+    used = re.findall(r"^\| IP Pool .*?\| +(\d+) \(", shown, re.MULTILINE)
+    assert used == [str(count + len(NODES))] * 2, shown  # a node has one of each family for its tunnel
+
+
 def back(lab: RunningLab) -> None:
     lab.agent("etcd", "start")
     for place in ("etcd", *NODES):
@@ -113,7 +123,7 @@ def test_while_etcd_is_away_nothing_opens_requests_are_put_off_and_all_converges
     assert lab.settles([("dev/api", "dev/tester", "tcp/80", True)]) == []
     for workload in (staying, leaving, coming):
         lab.client.ask("remove_workload", workload=workload.id)
-    assert len(stored(lab, "workloadendpoints")) == len(lab.topology.workloads)
+    nothing_is_left_over(lab)
 
 
 def test_killed_again_and_again_under_churn_it_neither_loses_nor_leaks_a_flow(lab: RunningLab) -> None:
@@ -154,7 +164,7 @@ def test_killed_again_and_again_under_churn_it_neither_loses_nor_leaks_a_flow(la
     assert lab.settles([*FLOWS, ("dev/api", "dev/tester", "tcp/80", False)]) == []
     lab.delete(TESTER_CLOSED)
     assert lab.settles([("dev/api", "dev/tester", "tcp/80", True)]) == []
-    assert len(stored(lab, "workloadendpoints")) == len(lab.topology.workloads)
+    nothing_is_left_over(lab)
 
 
 def test_agent_started_while_etcd_is_away_waits_says_so_and_leaves_enforcement_as_it_was(lab: RunningLab) -> None:
