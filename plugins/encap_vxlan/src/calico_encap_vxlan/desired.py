@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
+from itertools import chain
 
 import attrs
 
@@ -64,6 +65,10 @@ class Wanted:
     onlink: frozenset[str] = frozenset()
     direct: dict[str, str] = attrs.field(factory=dict)
     blackholes: frozenset[str] = frozenset()
+
+    def prefixes(self) -> Iterator[str]:
+        """Where any of these routes leads."""
+        return chain(self.tunnelled, self.onlink, self.direct, self.blackholes)
 
 
 @attrs.define

@@ -15,7 +15,16 @@ from calico_encap_vxlan import host
 from calico_encap_vxlan.desired import OVERHEAD_BYTES, State, Wanted
 from calico_encap_vxlan.settings import VxlanSettings
 from calico_kernel.hookspecs import ApplyReport, EncapsulationDriver, Failure, Services
-from calico_kernel.host.netlink import InterfaceAddress, Link, Monitor, Netlink, Notice, RouteEntry
+from calico_kernel.host.netlink import (
+    FdbEntry,
+    InterfaceAddress,
+    Link,
+    Monitor,
+    Neighbour,
+    Netlink,
+    Notice,
+    RouteEntry,
+)
 from calico_kernel.model.nodestate import Delta
 
 log = logging.getLogger(__name__)
@@ -50,15 +59,19 @@ class VxlanDriver(EncapsulationDriver):
             self._stale = False
         failures: list[Failure] = []
         changes = 0
+        devices: set[int] = set()
         try:
             for version, wanted in self._wanted.items():
                 outcome = host.reconcile(self._netlink, version, wanted, self._settings)
                 failures += outcome.failures
                 changes += outcome.changes
+                devices.add(outcome.ifindex)
         except OSError:
             self._netlink.close()
             self._netlink = None
             raise
+        self._drift.devices = frozenset(devices - {0})
+        self._drift.prefixes = frozenset(prefix for wanted in self._wanted.values() for prefix in wanted.prefixes())
         return ApplyReport(failures=failures, changes=changes, next_check_s=self._settings.check_interval_s)
 
     def uninstall(self) -> None:
@@ -75,11 +88,15 @@ class VxlanDriver(EncapsulationDriver):
 
 class _DriftWatch:
     """Asks for an apply when somebody touches what is ours, or the underlay changes. Our own writes are noticed as
-    well: they cost one more look, which finds nothing to do."""
+    well: they cost one more look, which finds nothing to do.
+
+    devices: indexes of our devices.   prefixes: where our routes lead, which another's route may have replaced."""
 
     def __init__(self, settings: VxlanSettings, services: Services) -> None:
         self._settings, self._request_apply = settings, services.request_apply
-        self._devices = {settings.device_ipv4, settings.device_ipv6}
+        self._names = {settings.device_ipv4, settings.device_ipv6}
+        self.devices: frozenset[int] = frozenset()
+        self.prefixes: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
 
@@ -96,7 +113,7 @@ class _DriftWatch:
 
     def _run(self) -> None:
         try:
-            with Monitor(links=True, addresses=True, routes=True) as monitor:
+            with Monitor(links=True, addresses=True, routes=True, neighbours=True) as monitor:
                 sources: list[Any] = [monitor, self._stop]
                 while True:
                     ready, _, _ = select.select(sources, [], [])
@@ -110,7 +127,12 @@ class _DriftWatch:
     def _matters(self, notice: Notice) -> bool:
         value = notice.value
         if isinstance(value, Link):
-            return value.name in self._devices or not value.name.startswith(("cali", "veth"))
+            return (
+                value.name in self._names or value.index in self.devices or not value.name.startswith(("cali", "veth"))
+            )
         if isinstance(value, RouteEntry):
-            return notice.deleted and value.protocol == self._settings.route_protocol
+            ours = value.protocol == self._settings.route_protocol
+            return ours if notice.deleted else not ours and value.prefix in self.prefixes
+        if isinstance(value, (Neighbour, FdbEntry)):
+            return notice.deleted and value.ifindex in self.devices
         return value is None or isinstance(value, InterfaceAddress)

@@ -162,6 +162,11 @@ def _device(netlink: Netlink, name: str, device: Device | None, parent: Link | N
         _write(netlink, {f"remove device {name}": delete_link(found.index)}, outcome)
         found = None
     if found is None:
+        for (
+            other
+        ) in netlink.links():  # ours under another name: it would keep the VNI, and the MAC is this node's alone
+            if other.vxlan == info and other.mac == device.mac:
+                _write(netlink, {f"remove device {other.name}, once {name}": delete_link(other.index)}, outcome)
         make = add_link(name, "vxlan", mtu_bytes=mtu_bytes, mac=device.mac, up=True, vxlan=info)
         _write(netlink, {f"device {name}": make}, outcome)
         found = netlink.link(name)
