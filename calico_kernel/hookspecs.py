@@ -285,7 +285,7 @@ class Datastore(abc.ABC):
 
     @abc.abstractmethod
     def get(self, key: Key) -> Record:
-        """Raises NotFound."""
+        """The value remembers stored fields that are unknown here (``codec.decode(whole=True)``). Raises NotFound."""
 
     @abc.abstractmethod
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:

@@ -17,12 +17,12 @@ from calico_kernel.cli.session import described
 from calico_kernel.cli.write import Outcome, called
 from calico_kernel.client.common import key_of, name_of
 from calico_kernel.errors import CalicoError, NotFound
-from calico_kernel.model.records import Malformed, Record
 
 if TYPE_CHECKING:
     from calico_kernel.cli.documents import Read
     from calico_kernel.client import Client
     from calico_kernel.hookspecs import Datastore
+    from calico_kernel.model.records import Record
 
 
 class Written(NamedTuple):
@@ -85,10 +85,9 @@ def _undo(store: Datastore, written: Sequence[Written]) -> str:
         try:
             if before is None:
                 store.delete(key, revision=revision)
-            elif isinstance(before.value, Malformed):
-                left.append(f"{name_of(key)}: what was there did not decode")
             elif before.revision != revision:
-                store.update(key, before.value, revision=revision)
+                value: Any = before.value  # what did not decode is written back as it was found
+                store.update(key, value, revision=revision)
         except CalicoError as exc:
             left.append(f"{name_of(key)}: {described(exc)}")
     if left:

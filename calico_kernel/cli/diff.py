@@ -91,8 +91,10 @@ def _stored(store: Datastore, key: Any) -> list[str]:
 def _yaml(resource: Any) -> list[str]:
     from calico_kernel.cli.documents import plain
     from calico_kernel.cli.output import yaml_text
+    from calico_kernel.model import unread
 
-    document = plain(resource)
+    unread_too = unread.remembered(resource)
+    document = plain(resource if unread_too is None else unread.completed(resource, unread_too))
     for name in NOT_COMPARED:
         document["metadata"].pop(name, None)
     return yaml_text(document).splitlines(keepends=True)

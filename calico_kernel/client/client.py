@@ -27,6 +27,7 @@ from calico_kernel.errors import (
     ValidationError,
 )
 from calico_kernel.hookspecs import Datastore, Ipam, Validator
+from calico_kernel.model import unread
 from calico_kernel.model.keys import ResourceKey, ResourceQuery
 from calico_kernel.model.kinds import KINDS
 from calico_kernel.model.meta import ObjectMeta, Resource
@@ -110,11 +111,13 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
         self._check_namespace(resource, problems)
         return self._write(resource, problems)
 
-    def _write(self, resource: R, problems: Problems) -> R:
+    def _write(self, resource: R, problems: Problems, *, over: Resource | None = None) -> R:
         rules.before_update(self, resource)
+        over = over or resource
         resource = rules.prepare(resource)
         rules.validate(resource, self.validators, problems)
         rules.check_changed(self, resource)
+        resource = unread.carried(over, resource)
         with _Named(resource):
             record = self.store.update(key_of(resource), resource, revision=resource.metadata.resource_version)
             stored: R = self._value(record)
@@ -234,10 +237,12 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
         return msgspec.structs.replace(resource, metadata=merged)
 
     def change(self, kind: str, name: str, namespace: str, edit: Callable[[Any], Any]) -> Any:
-        """Read, edit, update; again when somebody else wrote in between. ``edit`` is pure."""
+        """Read, edit, update; again when somebody else wrote in between. ``edit`` is pure. Stored fields that this
+        version does not know are kept."""
         for left in reversed(range(CONFLICT_TRIES)):
             try:
-                return self._write(edit(self.get(kind, name, namespace)), [])
+                stored = self.get(kind, name, namespace)
+                return self._write(edit(stored), [], over=stored)
             except RevisionConflict:
                 if not left:
                     raise
@@ -254,7 +259,7 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
                 kept="the stored bytes; the resource counts as absent",
                 todo="apply a correct document over it, or delete it",
             )
-        return rules.after_read(_filled(record))
+        return unread.carried(record.value, rules.after_read(_filled(record)))
 
     def _check_namespace(self, resource: Resource, problems: Problems) -> None:
         if KINDS[resource.kind].namespaced and not resource.metadata.namespace:

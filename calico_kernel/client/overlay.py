@@ -70,6 +70,6 @@ class Overlay(Datastore):
 
     def _write(self, key: Key, value: Value) -> Record:
         self._writes += 1  # a revision below zero is none of a store's
-        record = storing.record_of(key, storing.encode(key, value), -self._writes)
+        record = storing.record_of(key, storing.encode(key, value), -self._writes, whole=True)
         self.changed[key] = record
         return record

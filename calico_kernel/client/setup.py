@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from calico_kernel.errors import AlreadyExists, NotFound, RevisionConflict
-from calico_kernel.model import wellknown
+from calico_kernel.model import unread, wellknown
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.policy import Tier, TierSpec
 
@@ -64,7 +64,7 @@ def _cluster_information(client: Client, version: str, cluster_type: str) -> Non
         datastore_ready=True if spec.datastore_ready is None else spec.datastore_ready,
     )
     if wanted != spec:
-        client.update(msgspec.structs.replace(stored, spec=wanted))
+        client.update(unread.carried(stored, msgspec.structs.replace(stored, spec=wanted)))
 
 
 def _tiers(client: Client) -> None:

@@ -15,6 +15,7 @@ from msgspec import json as mjson
 from msgspec.structs import force_setattr, replace
 
 from calico_kernel.errors import ValidationError
+from calico_kernel.model import unread
 from calico_kernel.model.keys import (
     BlockAffinityKey,
     BlockKey,
@@ -57,10 +58,11 @@ def encode(value: Value | Malformed) -> bytes:
 
     if isinstance(value, Malformed):
         return value.raw
+    document = unread.remembered(value)
     if isinstance(value, Resource):
         value = _to_stored(value)
     try:
-        raw = _encoder.encode(value)
+        raw = _encoder.encode(value if document is None else unread.completed(value, document))
     except UnicodeEncodeError as exc:
         subject = f"{value.kind}({value.metadata.name!r})" if isinstance(value, Resource) else type(value).__name__
         raise ValidationError(subject, [("", f"cannot be stored: {exc}")]) from exc
@@ -70,11 +72,17 @@ def encode(value: Value | Malformed) -> bytes:
     return raw
 
 
-def decode(key: Key, raw: bytes, *, revision: str = "") -> Value | Malformed:
+def decode(key: Key, raw: bytes, *, revision: str = "", whole: bool = False) -> Value | Malformed:
     """The value stored under ``key``; never raises for what ``raw`` holds.
 
     revision: becomes ``metadata.resourceVersion`` of a resource. The name and namespace are always those of the key.
+    whole:    fields that this version does not know are remembered, for an edit to keep (``model.unread``).
     """
+    value = _decode(key, raw, revision)
+    return unread.remembering(value, mjson.decode(raw)) if whole and isinstance(value, Resource) else value
+
+
+def _decode(key: Key, raw: bytes, revision: str) -> Value | Malformed:
     try:
         if isinstance(key, ResourceKey):
             return _from_stored(key, _resource_decoder(key.kind).decode(raw), revision)

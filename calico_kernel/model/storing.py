@@ -36,9 +36,10 @@ def encode(key: Key, value: Value) -> bytes:
     return raw
 
 
-def record_of(key: Key, raw: bytes, revision: int) -> Record:
+def record_of(key: Key, raw: bytes, revision: int, *, whole: bool = False) -> Record:
+    """``whole``: for ``get``, whose caller may edit and write back: fields unknown here are kept with the value."""
     at = str(revision)
-    return Record(key, codec.decode(key, raw, revision=at), at)
+    return Record(key, codec.decode(key, raw, revision=at, whole=whole), at)
 
 
 def prefixes(queries: Iterable[Query]) -> list[str]:

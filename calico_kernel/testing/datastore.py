@@ -26,6 +26,7 @@ from calico_kernel.errors import (
     RevisionTooOld,
 )
 from calico_kernel.hookspecs import Datastore, Watch
+from calico_kernel.model import unread
 from calico_kernel.model.ipam import AllocationBlock, IpamConfig, IpamHandle, IpamHost, StoredBlockAffinity
 from calico_kernel.model.keys import (
     BlockAffinityKey,
@@ -354,6 +355,17 @@ class DatastoreContract:
         as_found: Any = Malformed("of another version", newer)
         store.put(set_key("copy"), as_found)
         assert dict(store.list_stored([ALL_SETS]))[set_key("copy")] == newer
+
+    def test_field_that_is_unknown_here_survives_a_get_and_its_writing_back(self, store: Datastore) -> None:
+        raw = b'{"kind":"GlobalNetworkSet","metadata":{"newer":1},"spec":{"nets":["10.0.0.0/8"],"newer":{"x":[1]}}}'
+        store.list([ALL_SETS])  # whatever is prepared at the first use is there from here on
+        self.write_raw(store, path(set_key("a")), raw)
+        there = store.get(set_key("a"))
+        assert isinstance(there.value, Resource)
+        store.update(set_key("a"), there.value, revision=there.revision)
+        kept = unread.remembered(store.get(set_key("a")).value)
+        assert kept["spec"] == {"nets": ["10.0.0.0/8"], "newer": {"x": [1]}}
+        assert kept["metadata"]["newer"] == 1
 
     def test_path_that_is_no_record_is_passed_over(self, store: Datastore) -> None:
         listing = store.list([BlockQuery()])

@@ -97,7 +97,7 @@ class MemoryDatastore(Datastore):
     def get(self, key: Key) -> Record:
         with self._call():
             there, raw = self._required(key, None)
-            return storing.record_of(key, raw, there)
+            return storing.record_of(key, raw, there, whole=True)
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         with self._call():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,3 +111,13 @@ def test_diff_that_cannot_be_told_ends_with_two(ctl: Any) -> None:
     assert wrong.status == 2 and "GlobalNetworkPolicy(security.p): error with field" in wrong.err
     assert "+++ Tier(security)" in wrong.out
     assert ctl("diff", "-f", "/nowhere").status == 2
+
+
+def test_label_keeps_a_newer_field_and_diff_shows_that_apply_takes_it(ctl: Any, tmp_path: Path) -> None:
+    ctl("apply", "-f", "-", text=TIER)
+    with contextlib.closing(sqlite3.connect(tmp_path / "calico.db")) as database, database:
+        database.execute("""UPDATE versions SET value = replace(value, '"order":100', '"order":100,"newer":7')""")
+    assert ctl("label", "tier", "security", "a=b").status == 0
+    assert ctl("patch", "tier", "security", "-p", "spec: {order: 200}").status == 0
+    shown = ctl("diff", "-f", "-", text=TIER.replace("{name: security}", "{name: security, labels: {a: b}}"))
+    assert "-  newer: 7\n-  order: 200\n+  order: 100\n" in shown.out

@@ -105,7 +105,7 @@ class EtcdDatastore(Datastore):
         found = self._get(keys.path(key).encode())
         if found is None:
             raise storing.not_found(key)
-        return storing.record_of(key, found.value, found.mod_revision)
+        return storing.record_of(key, found.value, found.mod_revision, whole=True)
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         moment = 0 if revision is None else storing.parse_revision(revision)

@@ -88,7 +88,7 @@ class SqliteDatastore(Datastore):
             ).fetchone()
         if row is None:
             raise storing.not_found(key)
-        return storing.record_of(key, row[1], row[0])
+        return storing.record_of(key, row[1], row[0], whole=True)
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         prefixes = storing.prefixes(queries)
