@@ -313,6 +313,73 @@ def test_a_slow_or_failing_restore_delays_and_harms_nothing_else(
     assert rig.agent.poll() is None
 
 
+def children(pid: int) -> Iterator[tuple[int, bytes]]:
+    """Processes started by ``pid``, with their command lines."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                    yield int(entry.name), (entry / "cmdline").read_bytes()
+
+
+def test_restore_programs_that_somebody_kills_delay_and_open_nothing(
+    rig: NodeRig, listeners: dict[int, Listener]
+) -> None:
+    until(lambda: enforced(listeners), "the node enforces")
+    assert rig.agent is not None
+    agent, stop, killed = rig.agent, threading.Event(), []
+
+    def kill() -> None:
+        while not stop.wait(0.001):
+            for pid, command in children(agent.pid):
+                if b"restore" in command:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        for number in range(200):
+            key, value = rigs.policy(
+                "flapping",
+                order=0.5,
+                selector="number == '2'",
+                types=("Ingress",),
+                ingress=(Rule(action="Deny", protocol="TCP", destination=EntityRule(ports=(number + 1,))),),
+            )
+            rig.store.create(key, value)
+            assert not passes(listeners[1], 0, 1, wait_s=0.03)
+            rig.store.delete(key)
+            if len(killed) >= 5:
+                break
+    finally:
+        stop.set()
+        killer.join()
+    assert killed
+    until(lambda: enforced(listeners), "the node enforces")
+    assert agent.poll() is None
+
+
+def test_a_stopped_agent_catches_up_with_what_was_written_and_broken_meanwhile(
+    rig: NodeRig, listeners: dict[int, Listener]
+) -> None:
+    until(lambda: enforced(listeners), "the node enforces")
+    program = iptables_backend()
+    assert rig.agent is not None
+    os.kill(rig.agent.pid, signal.SIGSTOP)
+    subprocess.run([program, "-w", "-F"], check=True)
+    key, value = rigs.policy(
+        "deny-2", order=0.5, selector="number == '2'", types=("Ingress",), ingress=(Rule(action="Deny"),)
+    )
+    rig.store.create(key, value)
+    os.kill(rig.agent.pid, signal.SIGCONT)
+    until(lambda: not passes(listeners[2], 0, 2, wait_s=0.05), "the new policy is enforced")
+    until(lambda: not passes(listeners[1], 0, 1, wait_s=0.05), "the old one as well")
+    rig.store.delete(key)
+    until(lambda: enforced(listeners), "the node enforces")
+
+
 def test_a_datastore_that_is_replaced_under_the_agent_is_followed(rig: NodeRig, listeners: dict[int, Listener]) -> None:
     """Somebody restores a backup: the file is another one now."""
     until(lambda: enforced(listeners), "the node enforces")
