@@ -109,11 +109,13 @@ def _copy(args: argparse.Namespace) -> int:
                 progress=_progress if sys.stderr.isatty() else _silent,
             )
         except CalicoError as exc:
+            _clear()
             if args.output != "json":
                 raise
             failed = {"error": exc.what, "kept": exc.kept, "todo": exc.todo}
             print(json_text({"from": args.source, "to": args.target, "verified": False, **failed}))
             return 1
+    _clear()
     if args.output == "json":
         import msgspec
 
@@ -149,8 +151,14 @@ def _said(report: CopyReport, args: argparse.Namespace) -> str:
 
 def _progress(what: str, done: int, total: int) -> None:
     share = f" {done} of {total}" if total else ""
-    sys.stderr.write(f"\r\x1b[K{what}{share}" + ("\r\x1b[K" if total and done == total else ""))
+    sys.stderr.write(f"\r\x1b[K{what}{share}")
     sys.stderr.flush()
+
+
+def _clear() -> None:
+    """Take the progress off the terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

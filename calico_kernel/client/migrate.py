@@ -27,7 +27,7 @@ from calico_kernel.client.client import Client
 from calico_kernel.client.common import new_uid, now
 from calico_kernel.client.lock import INFORMATION, Marker, marked, marker_of
 from calico_kernel.client.setup import ensure_initialized
-from calico_kernel.errors import DatastoreError, NotFound, NotPermitted, RevisionConflict
+from calico_kernel.errors import CalicoError, DatastoreError, NotFound, NotPermitted, RevisionConflict
 from calico_kernel.model import codec, keys, wellknown
 from calico_kernel.model.keys import (
     BlockAffinityQuery,
@@ -134,24 +134,33 @@ class _Copy:
                 self._write_information(self.source, None, ready=marker.ready)
             raise
         if whole is not None:
-            marker = msgspec.structs.replace(
-                marker, ready=self._finish(marker, self._target_is_ready() or marker.ready)
-            )
+            marker = msgspec.structs.replace(marker, ready=self._finish(self._target_is_ready() or marker.ready))
             self.already = len(whole)
             return self._report(whole, marker, marker.phase == "verified", 1, started)
         marker = msgspec.structs.replace(marker, phase="copying")
         self._write_information(self.source, marker, ready=False)
-        locked_at = time.monotonic()
-        information = self._information(self.source)
-        mine = msgspec.structs.replace(marker, role="target")
-        self.target.put(INFORMATION, _stored(marked(information, mine, ready=False)))
-        found, passes = self._until_equal(locked_at)
-        marker = msgspec.structs.replace(marker, phase="verified")
-        self._write_information(self.source, marker, ready=False)
-        self._finish(marker, marker.ready)
+        try:
+            found, passes = self._carry(marker)
+        except CalicoError as exc:
+            raise DatastoreError(
+                what=f"the copy broke off: {exc.what}",
+                kept="what was copied, and the lock on both",
+                todo=f"{exc.todo}; then run the same command again, it goes on where it was",
+            ) from exc
         return self._report(found, marker, resumed, passes, started)
 
-    def _finish(self, marker: Marker, ready: bool) -> bool:
+    def _carry(self, marker: Marker) -> tuple[Contents, int]:
+        """From the lock of the target to its release: what both hold then, and how often they were compared."""
+        locked_at = time.monotonic()
+        mine = msgspec.structs.replace(marker, role="target")
+        self.target.put(INFORMATION, _stored(marked(self._information(self.source), mine, ready=False)))
+        done = self._until_equal(locked_at)
+        marker = msgspec.structs.replace(marker, phase="verified")
+        self._write_information(self.source, marker, ready=False)
+        self._finish(marker.ready)
+        return done
+
+    def _finish(self, ready: bool) -> bool:
         """The target is whole: let it go, then the source; should we die between, the next run does the rest."""
         wanted = marked(self._information(self.source), None, ready=ready)
         self.target.put(INFORMATION, _stored(wanted))
@@ -160,7 +169,7 @@ class _Copy:
             raise DatastoreError(
                 what="ClusterInformation(default) of the target is not what was written",
                 kept="the lock on the source",
-                todo="see who else writes to the target, then run the same command again",
+                todo="see who else writes to the target",
             )
         self._write_information(self.source, None, ready=False)
         return ready
@@ -267,7 +276,7 @@ class _Copy:
         raise DatastoreError(
             what=f"source and target still differ after {PASSES} passes: somebody writes in spite of the lock",
             kept="the lock on both",
-            todo="stop what writes (controllers, older agents), then run the same command again",
+            todo="stop what writes (controllers, older agents)",
         )
 
     def _apply(self, plan: _Plan, total: int) -> None:

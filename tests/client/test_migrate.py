@@ -199,6 +199,20 @@ def test_source_that_keeps_changing_is_named_and_both_stay_locked(source: Mortal
     assert is_locked(source) and is_locked(target)
 
 
+def test_target_that_goes_away_half_way_is_said_with_what_to_do(source: Mortal, target: Mortal) -> None:
+    def away() -> None:
+        if target.writes == 10:
+            target.available = False
+
+    target.before_write = away
+    with pytest.raises(DatastoreError, match=r"broke off: .*run the same command again") as caught:
+        copy(source, target, settle_s=0)
+    assert caught.value.kept == "what was copied, and the lock on both"
+    target.available, target.before_write = True, lambda: None
+    assert copy(source, target, settle_s=0).resumed
+    assert is_locked(source) and not is_locked(target)
+
+
 def test_source_that_is_itself_half_a_copy_is_refused(source: Mortal, target: Mortal) -> None:
     target.left = 11
     with pytest.raises(Killed):
