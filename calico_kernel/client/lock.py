@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from calico_kernel.client.setup import ensure_initialized
 from calico_kernel.errors import NotFound, NotPermitted
+from calico_kernel.model import unread
 from calico_kernel.model.keys import ResourceKey
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def marked(information: Any, marker: Marker | None, *, ready: bool) -> Any:
     annotations = {key: text for key, text in information.metadata.annotations.items() if key != ANNOTATION}
     if marker is not None:
         annotations[ANNOTATION] = msgspec.json.encode(marker).decode()
-    return msgspec.structs.replace(
+    edited = msgspec.structs.replace(
         information,
         metadata=msgspec.structs.replace(information.metadata, annotations=annotations),
         spec=msgspec.structs.replace(information.spec, datastore_ready=ready),
     )
+    return unread.carried(information, edited)
 
 
 def is_locked(store: Datastore) -> bool:

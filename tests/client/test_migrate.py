@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,17 @@ def test_copy_is_equal_and_only_the_target_is_unlocked(source: Mortal, target: M
     assert told[-1] == ("copying", len(before), len(before))
     assert is_locked(source) and not is_locked(target) and report.target_ready
     assert isinstance(target.get(ResourceKey("GlobalNetworkPolicy", "", "broken")).value, Malformed)
+
+
+def test_cluster_information_of_a_newer_version_is_kept_too(target: Mortal) -> None:
+    source, path = Mortal(), keys.path(INFORMATION)
+    raw = (
+        b'{"kind":"ClusterInformation","apiVersion":"projectcalico.org/v3","metadata":{"name":"default","uid":"u",'
+        b'"creationTimestamp":"2026-01-01T00:00:00Z"},"spec":{"clusterGUID":"g","datastoreReady":true,"newer":7}}'
+    )
+    source.write_raw(path, raw)
+    copy(source, target, settle_s=0)
+    assert json.loads(contents(target)[path]) == json.loads(raw)
 
 
 def test_fields_that_this_version_does_not_know_are_kept(source: Mortal, target: Mortal) -> None:
