@@ -17,24 +17,112 @@ from importlib import import_module
 from calico_kernel.cli.program import Command, Program
 
 COMMANDS: Mapping[str, Command] = {
-    "apply": Command("calico_kernel.cli.write", "create resources, or replace those that exist"),
-    "create": Command("calico_kernel.cli.write", "create resources"),
-    "replace": Command("calico_kernel.cli.write", "replace resources that exist"),
-    "diff": Command("calico_kernel.cli.diff", "show what apply would change; status 1 when there is something"),
-    "delete": Command("calico_kernel.cli.write", "delete resources, by file or by kind and name"),
-    "patch": Command("calico_kernel.cli.edit", "change a resource in place"),
-    "label": Command("calico_kernel.cli.edit", "add, change or remove a label of a resource"),
-    "get": Command("calico_kernel.cli.get", "show resources as a table, YAML or JSON"),
-    "validate": Command("calico_kernel.cli.write", "check resources without a datastore"),
-    "explain": Command("calico_kernel.cli.explain", "say what happens to packets between two endpoints, and why"),
-    "ipam": Command("calico_kernel.cli.ipam", "show, check and release addresses"),
-    "node": Command("calico_kernel.cli.node", "status of the node agent"),
-    "config": Command("calico_kernel.cli.config", "check and show the configuration"),
-    "datastore": Command("calico_kernel.cli.datastore", "lock and unlock the datastore, carry its data to another"),
+    "apply": Command(
+        "calico_kernel.cli.write",
+        "create resources, or replace those that exist",
+        (
+            "-f policy.yaml",
+            "-f manifests/ -R --atomic",
+            "-f - < policy.yaml",
+        ),
+    ),
+    "create": Command(
+        "calico_kernel.cli.write",
+        "create resources",
+        (
+            "-f pool.yaml",
+            "-f manifests/ --skip-exists",
+        ),
+    ),
+    "replace": Command("calico_kernel.cli.write", "replace resources that exist", ("-f policy.yaml",)),
+    "diff": Command(
+        "calico_kernel.cli.diff",
+        "show what apply would change; status 1 when there is something",
+        ("-f manifests/ -R",),
+    ),
+    "delete": Command(
+        "calico_kernel.cli.write",
+        "delete resources, by file or by kind and name",
+        (
+            "-f policy.yaml",
+            "networkpolicy web -n shop",
+            "tiers security --skip-not-exists",
+        ),
+    ),
+    "patch": Command(
+        "calico_kernel.cli.edit",
+        "change a resource in place",
+        (
+            "ippool blue -p '{spec: {disabled: true}}'",
+            'node n1 --patch \'{"spec": {"bgp": {"asNumber": 64513}}}\'',
+        ),
+    ),
+    "label": Command(
+        "calico_kernel.cli.edit",
+        "add, change or remove a label of a resource",
+        (
+            "node n1 rack=a",
+            "node n1 rack=b --overwrite",
+            "node n1 rack --remove",
+        ),
+    ),
+    "get": Command(
+        "calico_kernel.cli.get",
+        "show resources as a table, YAML or JSON",
+        (
+            "networkpolicy -A",
+            "np web -n shop -o yaml",
+            "nodes -o wide",
+            "gnp -o jsonpath='{.items[*].metadata.name}'",
+        ),
+    ),
+    "validate": Command("calico_kernel.cli.write", "check resources without a datastore", ("-f manifests/ -R",)),
+    "explain": Command(
+        "calico_kernel.cli.explain",
+        "say what happens to packets between two endpoints, and why",
+        (
+            "shop/web-1 shop/db-1 --port 5432",
+            "203.0.113.9 shop/web-1 --port 443 -f manifests/",
+        ),
+    ),
+    "ipam": Command(
+        "calico_kernel.cli.ipam",
+        "show, check and release addresses",
+        (
+            "show --show-blocks",
+            "show --ip 10.1.0.7",
+            "check",
+            "release --ip 10.1.0.7",
+        ),
+    ),
+    "node": Command("calico_kernel.cli.node", "status of the node agent", ("status",)),
+    "config": Command(
+        "calico_kernel.cli.config",
+        "check and show the configuration",
+        (
+            "show",
+            "check -c /etc/calico/calicoctl.cfg",
+        ),
+    ),
+    "datastore": Command(
+        "calico_kernel.cli.datastore",
+        "lock and unlock the datastore, carry its data to another",
+        (
+            "lock",
+            "migrate unlock",
+        ),
+    ),
     "completion": Command(
         "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed"
     ),
-    "version": Command("calico_kernel.cli.version", "versions of this tool and of the cluster"),
+    "version": Command(
+        "calico_kernel.cli.version",
+        "versions of this tool and of the cluster",
+        (
+            "",
+            "--client",
+        ),
+    ),
 }
 
 

@@ -49,8 +49,8 @@ FORMATS = ("ps", "wide", "name", "yaml", "json", "custom-columns=", "jsonpath=",
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     program = parser.prog.split()[0]
-    lines = "; ".join(f"{shell}: {hint.replace('PROGRAM', program)}" for shell, hint in HINT.items())
-    parser.epilog = f"Put this into the shell's start-up file. {lines}"
+    lines = (f"  {shell:<6}{hint.replace('PROGRAM', program)}" for shell, hint in HINT.items())
+    parser.epilog = "\n".join(["for the start-up file of the shell:", *lines])
     parser.add_argument("shell", choices=[*SCRIPTS, "words"], metavar="SHELL", help="bash, zsh or fish")
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.set_defaults(program=program)

@@ -26,6 +26,8 @@ WITH_VALUE = frozenset({"-c", "--config", "-l", "--log-level", "--context"})
 class Command(NamedTuple):
     module: str
     help: str
+    examples: Sequence[str] = ()
+    """What may stand behind the command, for its help."""
 
 
 class Program(NamedTuple):
@@ -112,7 +114,11 @@ class Program(NamedTuple):
 
     def _own_parser(self, word: str, module: Any) -> argparse.ArgumentParser:
         about = f"{_sentence(self.commands[word].help)}."
-        parser = argparse.ArgumentParser(prog=f"{self.name} {word}", description=about)
+        parser = argparse.ArgumentParser(
+            prog=f"{self.name} {word}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        lines = [f"  {self.name} {word} {example}".rstrip() for example in self.commands[word].examples]
+        parser.epilog = "\n".join(["examples:", *lines]) if lines else None
         module.configure(word, parser)
         self._repeat_common(parser)
         return parser
