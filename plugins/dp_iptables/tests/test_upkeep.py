@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from calico_dp_iptables.netfilter import Netfilter
 from calico_kernel.model import nodestate as ns
 
 pytestmark = pytest.mark.node
@@ -98,6 +99,22 @@ def test_rules_changed_by_others_are_noticed_and_repaired(
     apply_when_asked(driver, asked)
     assert kit.rules(backend) == wanted
     assert enforced(world)
+
+
+def test_set_that_rules_cease_to_use_is_not_taken_for_one_that_somebody_changed(
+    netns: str, kit: Any, backend: str
+) -> None:
+    """nftables lets go of it late, so every change of ours would make us read everything, ever more seldom."""
+    kit.tool("ipset", "create", "some", "hash:net")
+    with Netfilter() as netfilter:
+        before = netfilter.sets_digest()
+        kit.tool(f"iptables-{backend}", "-A", "INPUT", "-m", "set", "--match-set", "some", "src")
+        assert netfilter.sets_digest() == before
+        kit.tool("ipset", "add", "some", "192.0.2.0/24")
+        added = netfilter.sets_digest()
+        assert added != before
+        kit.tool("ipset", "create", "other", "hash:net")
+        assert netfilter.sets_digest() != added
 
 
 def test_destroyed_sets_are_made_again(

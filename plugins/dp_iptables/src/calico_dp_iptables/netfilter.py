@@ -21,6 +21,7 @@ _NETLINK_NETFILTER = 12
 _CTNETLINK, _IPSET, _NFTABLES = 1, 6, 10
 _IPCTNL_MSG_CT_DELETE = 2
 _IPSET_CMD_LIST, _IPSET_PROTOCOL = 7, 6
+_IPSET_NAME, _IPSET_DATA, _IPSET_REFERENCES = 2, 7, 25
 _NFT_MSG_GETGEN = 16
 _NFNLGRP_NFTABLES = 7
 _NEW_GENERATION = _NFTABLES << 8 | 15
@@ -79,9 +80,22 @@ class Netfilter:
 
     def sets_digest(self) -> int:
         """Of all IP sets' headers (which tell how many members they have): another when any of them changed.
-        Raises OSError."""
+        Raises OSError.
+
+        How many rules refer to a set is left out: nftables lets go of sets some time after the rules are gone, and that
+        would look like somebody else's doing."""
         body = w.attr(1, bytes([_IPSET_PROTOCOL])) + w.attr(6 | 0x4000, struct.pack(">I", 4))  # headers only
-        return hash(self._request(_IPSET, _IPSET_CMD_LIST, w.NLM_F_DUMP, body))
+        answer = self._request(_IPSET, _IPSET_CMD_LIST, w.NLM_F_DUMP, body)
+        sets: list[tuple[bytes, tuple[tuple[int, bytes], ...]]] = []
+        start = 0
+        while start + 16 <= len(answer):
+            size = w.HEADER.unpack_from(answer, start)[0]
+            told = w.attributes(answer[start + 20 : start + size])
+            header = w.attributes(told.get(_IPSET_DATA, b""))
+            header.pop(_IPSET_REFERENCES, None)
+            sets.append((told.get(_IPSET_NAME, b""), tuple(header.items())))
+            start += max((size + 3) & ~3, 16)
+        return hash(tuple(sets))
 
     def legacy_info(self, version: int, table: str) -> bytes:
         """Size, entry points and rule count of a legacy table; b"" when there is no such table. Raises OSError."""

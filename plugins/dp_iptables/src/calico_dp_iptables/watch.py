@@ -86,8 +86,11 @@ class Watch:
             self._own.close()
 
     def take(self) -> Suspicion:
-        """What was noticed since the last call. From now until ``settled`` the watch knows that changes are ours."""
+        """What was noticed since the last call, and what is to be seen now. From now until ``settled`` the watch knows
+        that changes are ours."""
         with self._lock:
+            if self._own is not None:  # whoever flushes rules may have destroyed their sets since
+                self._suspicion.parts |= self._changed(self._own)
             found, self._suspicion = self._suspicion, Suspicion()
             self._busy = True
         return found
@@ -135,22 +138,27 @@ class Watch:
             self._log.debug("cannot look for changes by others (%s); the refresh timer still does", exc)
         return seen
 
+    def _changed(self, netfilter: Netfilter) -> set[Hashable]:
+        """The parts that are not as expected; what is seen is what is expected from now on."""
+        seen = self._look(netfilter)
+        parts: set[Hashable] = set()
+        for key, value in self._expected.items():
+            if seen.get(key, value) == value:
+                continue
+            if key == "rules":
+                parts |= self._versions
+            else:
+                parts.add(key[0] if isinstance(key, tuple) else key)
+        self._expected.update(seen)
+        return parts
+
     def _check(self, netfilter: Netfilter) -> None:
         with self._lock:
             if self._busy or time.monotonic() < self._not_before:
                 return
-            seen = self._look(netfilter)
-            parts: set[Hashable] = set()
-            for key, value in self._expected.items():
-                if seen.get(key, value) == value:
-                    continue
-                if key == "rules":
-                    parts |= self._versions
-                else:
-                    parts.add(key[0] if isinstance(key, tuple) else key)
+            parts = self._changed(netfilter)
             if not parts:
                 return
-            self._expected.update(seen)
             self._suspicion.parts |= parts
             self._not_before = time.monotonic() + self._pause_s
         self._request_apply()
