@@ -165,6 +165,8 @@ def test_hung_server_says_unavailable_in_the_time_set(etcd: EtcdServer) -> None:
     store = EtcdDatastore(EtcdSettings(endpoints=etcd.url, request_timeout_s=0.3))
     store.create(set_key("a"), network_set("a", 1))
     os.kill(etcd.pid, signal.SIGSTOP)
+    while Path(f"/proc/{etcd.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+        time.sleep(0.001)  # its threads stop one after the other
     try:
         with pytest.raises(DatastoreUnavailable, match="no answer in time"):
             store.get(set_key("a"))
