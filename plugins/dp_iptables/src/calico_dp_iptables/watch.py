@@ -25,6 +25,9 @@ from calico_kernel.host.netlink import Link, Monitor, RouteEntry
 FIRST_PAUSE_S = 0.25
 MOST_PAUSE_S = 5.0
 """Between two readings that others' changes made us do; grows while they turn out not to concern us."""
+SETS_PAUSE_S, SETS_PAUSE_TIMES = 0.75, 80
+"""Between two looks at the IP sets, and how many times as long as a look took: with many sets it costs milliseconds,
+and whoever destroys one has changed rules before, which is noticed at once."""
 
 
 @attrs.define
@@ -55,7 +58,7 @@ class Watch:
         self._addresses = False
         self._prefixes: tuple[str, ...] = ()
         self._pause_s = FIRST_PAUSE_S
-        self._not_before = 0.0
+        self._not_before = self._sets_not_before = 0.0
         self._thread: threading.Thread | None = None
         self._wake_read, self._wake_write = -1, -1
         self._stopping = False
@@ -90,7 +93,7 @@ class Watch:
         that changes are ours."""
         with self._lock:
             if self._own is not None:  # whoever flushes rules may have destroyed their sets since
-                self._suspicion.parts |= self._changed(self._own)
+                self._suspicion.parts |= self._changed(self._own, sets=True)
             found, self._suspicion = self._suspicion, Suspicion()
             self._busy = True
         return found
@@ -114,7 +117,7 @@ class Watch:
             self._tables, self._prefixes = frozenset(tables), prefixes
             self._addresses = addresses
             if self._own is not None:
-                self._expected = self._look(self._own)
+                self._expected = self._look(self._own, sets=True)
             self._busy = False
 
     def found(self, something: bool) -> None:
@@ -124,23 +127,26 @@ class Watch:
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _look(self, netfilter: Netfilter) -> dict[Hashable, Hashable]:
-        """A few short values, each another when its part was changed by anyone."""
+    def _look(self, netfilter: Netfilter, *, sets: bool) -> dict[Hashable, Hashable]:
+        """A few short values, each another when its part was changed by anyone. ``sets``: those of IP sets too."""
         seen: dict[Hashable, Hashable] = {}
         try:
             if self._backend == "nft":
                 seen["rules"] = netfilter.nft_generation()
             for version, table in self._tables:
                 seen[version, table] = netfilter.legacy_info(version, table)
-            if self._sets:
+            if self._sets and sets:
+                started = time.monotonic()
                 seen["sets"] = netfilter.sets_digest()
+                now = time.monotonic()
+                self._sets_not_before = now + max(SETS_PAUSE_S, SETS_PAUSE_TIMES * (now - started))
         except OSError as exc:
             self._log.debug("cannot look for changes by others (%s); the refresh timer still does", exc)
         return seen
 
-    def _changed(self, netfilter: Netfilter) -> set[Hashable]:
+    def _changed(self, netfilter: Netfilter, *, sets: bool) -> set[Hashable]:
         """The parts that are not as expected; what is seen is what is expected from now on."""
-        seen = self._look(netfilter)
+        seen = self._look(netfilter, sets=sets)
         parts: set[Hashable] = set()
         for key, value in self._expected.items():
             if seen.get(key, value) == value:
@@ -156,7 +162,7 @@ class Watch:
         with self._lock:
             if self._busy or time.monotonic() < self._not_before:
                 return
-            parts = self._changed(netfilter)
+            parts = self._changed(netfilter, sets=time.monotonic() >= self._sets_not_before)
             if not parts:
                 return
             self._suspicion.parts |= parts
