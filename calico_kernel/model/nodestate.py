@@ -85,7 +85,7 @@ class ParsedRule:
 
 @attrs.frozen(kw_only=True, slots=True)
 class ActivePolicy:
-    """``kind_of_hook``: where it is enforced. ``failed`` names why its rules were replaced by deny, or is ""."""
+    """``failed`` names why its rules were replaced by deny, or is ""."""
 
     id: PolicyId
     tier: str
