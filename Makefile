@@ -17,6 +17,7 @@ demo:
 
 test:
 	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --test
+	@sh tools/kubernetes/build.sh >/dev/null
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/tox run -q
 

@@ -63,7 +63,14 @@ class RevisionConflict(DatastoreError):
 
 
 class RevisionTooOld(DatastoreError):
-    """The revision asked for was compacted away: list again and watch from there."""
+    """The revision asked for was compacted away: list again and watch from there. ``other_history``: the datastore is
+    not the one of before (restored from a backup, another cluster), so equal revisions need not be equal values."""
+
+    def __init__(
+        self, *, what: str, kept: str = "everything is as it was", todo: str, other_history: bool = False
+    ) -> None:
+        super().__init__(what=what, kept=kept, todo=todo)
+        self.other_history = other_history
 
 
 class NotPermitted(DatastoreError):

@@ -249,7 +249,10 @@ class Controller(abc.ABC):
 
 
 class Watch(abc.ABC):
-    """Changes after a revision, each once, in revision order. One reader thread."""
+    """Changes after a revision, each once; those of one kind in the order in which they happened. One reader thread.
+
+    What troubles one kind only (its definition was removed, its reading was forbidden) is logged and tried again there,
+    while the changes of the others are delivered."""
 
     @abc.abstractmethod
     def next(self, timeout_s: float) -> Sequence[Event]:
@@ -265,7 +268,12 @@ class Datastore(abc.ABC):
     """Typed records with revisions. Thread-safe. Every method may raise DatastoreUnavailable (retryable: nothing was
     written, or the write may have happened and a re-read tells). Values are the structs of ``calico_kernel.model``;
     what does not decode comes back as ``Malformed``, which may be written as it is. ``metadata.resourceVersion`` is
-    never stored; it is filled on read."""
+    never stored; it is filled on read.
+
+    A store may make some records from objects of another system, as Kubernetes' Pods are workload endpoints:
+    ``derived_from`` tells. ``create`` of such a record completes the object, which must be there, with what only we
+    know (addresses); ``delete`` takes that back; what the object itself decides is read-only. Such a write raises
+    NotFound when the object is missing and NotPermitted when nothing of it may be written."""
 
     @abc.abstractmethod
     def create(self, key: Key, value: Value) -> Record:
@@ -301,7 +309,13 @@ class Datastore(abc.ABC):
 
     @abc.abstractmethod
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
-        """Changes after ``revision`` of a listing or record. Raises RevisionTooOld, here or at ``next``."""
+        """Changes after ``revision``: of a listing, or, for queries of one kind, of a record or event of that kind.
+        Raises RevisionTooOld, here or at ``next``."""
+
+    def derived_from(self, key: Key) -> str:
+        """What the record of ``key`` is made from, in words of people (``Pod shop/web-1``); "" when it is kept as
+        itself, as every record is in a store of our own."""
+        return ""
 
     def close(self) -> None:
         """Give everything back. Safe twice."""

@@ -79,7 +79,7 @@ class Feed(threading.Thread):
         self._backoff = Backoff(first_s=retry_min_s, most_s=retry_max_s)
         self._stopping = threading.Event()
         self._watch: Watch | None = None
-        self._known: set[Key] = set()
+        self._known: dict[Key, str] = {}
         self._again = threading.Event()
 
     def restart(self) -> None:
@@ -103,6 +103,8 @@ class Feed(threading.Thread):
                 self._follow(revision)
             except RevisionTooOld as exc:
                 log.info("listing everything again: %s", exc.what)
+                if exc.other_history:
+                    self._forget_revisions()
             except DatastoreUnavailable as exc:
                 self._away(exc)
                 self._stopping.wait(self._backoff.next_s())
@@ -124,20 +126,31 @@ class Feed(threading.Thread):
         self.state.trouble = LOCKED if self.state.locked else ""
 
     def _list(self) -> str:
-        self._again.clear()
+        if self._again.is_set():
+            self._again.clear()
+            self._forget_revisions()
         listing = self._store.list(self._queries)
         self.state.lists += 1
         self._lock(any(is_lock(record) for record in listing.records))
         self._back()
         if self.state.locked:
             return listing.revision
-        present = {record.key for record in listing.records}
-        changes = [Change(key, None, listing.revision) for key in self._known - present]
-        changes.extend(Change(record.key, record.value, record.revision) for record in listing.records)
+        present = {record.key: record.revision for record in listing.records}
+        changes = [Change(key, None, listing.revision) for key in self._known.keys() - present.keys()]
+        known = self._known.get
+        changes.extend(
+            Change(record.key, record.value, record.revision)
+            for record in listing.records
+            if known(record.key) != record.revision
+        )
         self._known = present
         self._sink(Batch(changes, in_sync=True))
         self.state.in_sync = True
         return listing.revision
+
+    def _forget_revisions(self) -> None:
+        """So that the next listing is passed on whole, not only what differs."""
+        self._known = dict.fromkeys(self._known, "")
 
     def _follow(self, revision: str) -> None:
         watch = self._watch = self._store.watch(self._queries, revision=revision)
@@ -178,10 +191,10 @@ class Feed(threading.Thread):
     def _changes(self, events: Iterable[Event]) -> Iterable[Change]:
         for event in events:
             if event.record is None:
-                self._known.discard(event.key)
+                self._known.pop(event.key, None)
                 yield Change(event.key, None, event.revision)
             else:
-                self._known.add(event.key)
+                self._known[event.key] = event.record.revision
                 yield Change(event.key, event.record.value, event.record.revision)
 
 

@@ -57,9 +57,10 @@ class Programmed:
                 self._carried.pop(endpoint, None)
 
     def wait(self, endpoint: WorkloadEndpointId, revision: str, timeout_s: float) -> bool:
+        """True once the endpoint is enforced as of ``revision`` or a later one: others write to it too."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while self._revisions.get(endpoint) != revision:
+            while not _reaches(self._revisions.get(endpoint, ""), revision):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -76,3 +77,7 @@ class Programmed:
                 getattr(observer, event)(subject)
             except Exception:
                 log.exception("an endpoint observer failed at %s of %s", event, subject)
+
+
+def _reaches(enforced: str, wanted: str) -> bool:
+    return enforced != "" and int(enforced) >= int(wanted)

@@ -33,7 +33,7 @@ Value: TypeAlias = "Resource | AllocationBlock | StoredBlockAffinity | IpamHandl
 
 @attrs.frozen(slots=True)
 class Record:
-    """``revision`` is opaque; compare for equality only."""
+    """``revision``: a decimal number; of two revisions of one key, the greater is the newer."""
 
     key: Key
     value: Value | Malformed
@@ -42,7 +42,7 @@ class Record:
 
 @attrs.frozen(slots=True)
 class Listing:
-    """Everything that matched, and the revision to watch from."""
+    """Everything that matched, and the revision to watch from, which is opaque."""
 
     records: Sequence[Record]
     revision: str

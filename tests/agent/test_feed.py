@@ -198,3 +198,19 @@ def test_lock_and_unlock_seen_in_one_batch_lose_nothing(store: MemoryDatastore, 
         store.available = False
     view.until(lambda: set(view.nets) == {key("b")})
     assert not feed.state.locked
+
+
+def test_a_new_listing_passes_on_only_what_differs_unless_the_history_is_another(store: MemoryDatastore) -> None:
+    batches: list[Batch] = []
+    feed = Feed(store, [ResourceQuery("GlobalNetworkSet")], batches.append)
+    for name in ("a", "b", "c"):
+        store.create(key(name), value(name))
+    feed._list()
+    store.delete(key("a"))
+    store.put(key("b"), value("b", "10.0.0.0/8"))
+    feed._list()
+    assert [(change.key, change.value) for change in batches[1].changes if change.value is None] == [(key("a"), None)]
+    assert [change.key for change in batches[1].changes] == [key("a"), key("b")]
+    feed.restart()
+    feed._list()
+    assert [change.key for change in batches[2].changes] == [key("b"), key("c")]

@@ -36,6 +36,12 @@ def test_an_older_revision_does_not_end_the_wait() -> None:
     assert tracker.wait(WEB, "6", 0)
 
 
+def test_a_later_revision_ends_the_wait_since_others_write_too() -> None:
+    tracker = Programmed()
+    tracker.applied([WEB], {WEB: "10"})
+    assert tracker.wait(WEB, "9", 0)
+
+
 def test_an_apply_that_carried_nothing_new_keeps_the_revision() -> None:
     tracker = Programmed()
     tracker.applied([WEB], {WEB: "5"})

@@ -78,7 +78,7 @@ def test_plugin_not_named_is_not_imported(make_plugin: Any, composed: Any) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("datastore: kdd", "pip install calico-datastore-kdd"),
+        ("dataplane: ebpf", "pip install calico-dp-ebpf"),
         ("datastore: teststore\nrouting: [bird]", "pip install calico-bgp-bird"),
         ("datastore: teststore\ndataplane: hns", "pip install calico-windows-hns"),
     ],

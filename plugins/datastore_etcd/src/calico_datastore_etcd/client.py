@@ -224,7 +224,11 @@ class EtcdClient:
         status = grpc.StatusCode
         kept = "nothing was written"
         if "compacted" in details or "future revision" in details:
-            return RevisionTooOld(what=f"etcd {address}: {details}", todo="list again and watch from there")
+            return RevisionTooOld(
+                what=f"etcd {address}: {details}",
+                todo="list again and watch from there",
+                other_history="future" in details,
+            )
         if code == status.PERMISSION_DENIED:
             return NotPermitted(
                 what=f"etcd {address} does not permit it to user {self._settings.username!r}",

@@ -140,6 +140,7 @@ class EtcdWatch(Watch):
             raise RevisionTooOld(
                 what=f"another etcd cluster answers now, so changes since revision {self._position} are unknown",
                 todo="list again and watch from there",
+                other_history=True,
             )
         self._cluster_id = cluster_id
         create = proto.WatchCreateRequest(

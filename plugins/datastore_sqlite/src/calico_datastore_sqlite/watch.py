@@ -65,6 +65,7 @@ class SqliteWatch(Watch):
             raise RevisionTooOld(
                 what=f"the database {self._database.path} was replaced, so changes since {self._position} are unknown",
                 todo="list again and watch from there",
+                other_history=True,
             )
         with self._database.read() as connection:
             rows = connection.execute(
@@ -98,4 +99,5 @@ def check_revision(database: Database, revision: int) -> None:
         raise RevisionTooOld(
             what=f"revision {revision} is not among those kept ({compacted} to {newest})",
             todo="list again and watch from there",
+            other_history=revision > newest,
         )

@@ -1,0 +1,44 @@
+"""Settings of the Kubernetes datastore, as they stand under ``datastore:`` in the config file."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One cluster. Without any of these: the pod's own service account, else ``KUBECONFIG``, else ``~/.kube/config``.
+
+    kubeconfig:                path of a kubeconfig file (several with colons between, as for kubectl).
+    kubeconfig_inline:         its text in place of a path.
+    context:                   which of its contexts; default: the current one.
+    api_endpoint:              URL of the API server, instead of or over that of the kubeconfig.
+    ca_cert_file:              for the server's certificate; the system's when empty.
+    cert_file:                 our certificate.
+    key_file:                  its key.
+    token:                     bearer token.
+    token_file:                file with a bearer token, read again as it is rotated.
+    insecure_skip_tls_verify:  do not check the server's certificate.
+    api_group:                 ``crd.projectcalico.org/v1`` or ``projectcalico.org/v3``; default: what is served.
+    use_pod_cidr:              host-local IPAM: a node's blocks are its podCIDRs.
+    disable_node_poll:         accepted for Calico's sake; Nodes are watched, never polled.
+    qps:                       requests per second that we send at most, on average.
+    burst:                     requests that may go out at once before ``qps`` holds.
+    request_timeout_s:         how long one request may take once it was sent.
+    """
+
+    kubeconfig: str = ""
+    kubeconfig_inline: str = ""
+    context: str = ""
+    api_endpoint: str = ""
+    ca_cert_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    token: str = ""
+    token_file: str = ""
+    insecure_skip_tls_verify: bool = False
+    api_group: str = ""
+    use_pod_cidr: bool = False
+    disable_node_poll: bool = False
+    qps: float = 100.0
+    burst: int = 200
+    request_timeout_s: float = 30.0
