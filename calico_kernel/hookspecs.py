@@ -275,6 +275,9 @@ class Datastore(abc.ABC):
     know (addresses); ``delete`` takes that back; what the object itself decides is read-only. Such a write raises
     NotFound when the object is missing and NotPermitted when nothing of it may be written."""
 
+    keeps_status: ClassVar[bool] = True
+    """Whether status keys (``keys.StatusKey``) have a place here. Without one, lists and watches of them are empty."""
+
     @abc.abstractmethod
     def create(self, key: Key, value: Value) -> Record:
         """Store a new record. Raises AlreadyExists."""
@@ -284,8 +287,12 @@ class Datastore(abc.ABC):
         """Replace if the stored revision is ``revision``. Raises NotFound, RevisionConflict."""
 
     @abc.abstractmethod
-    def put(self, key: Key, value: Value) -> Record:
-        """Store whatever is there (status reports, IPAM configuration)."""
+    def put(self, key: Key, value: Value, *, ttl_s: float | None = None) -> Record:
+        """Store whatever is there (status reports, IPAM configuration).
+
+        ttl_s: of status keys (``keys.is_status``) only: the record is deleted that many seconds after it was last put,
+               or a little later, and a watch delivers that. None: it stays.
+        Raises NotPermitted for a status key where ``keeps_status`` is False."""
 
     @abc.abstractmethod
     def delete(self, key: Key, *, revision: str | None = None) -> Record:

@@ -35,7 +35,7 @@ class Overlay(Datastore):
         self._required(key, revision)
         return self._write(key, value)
 
-    def put(self, key: Key, value: Value) -> Record:
+    def put(self, key: Key, value: Value, *, ttl_s: float | None = None) -> Record:
         return self._write(key, value)
 
     def delete(self, key: Key, *, revision: str | None = None) -> Record:

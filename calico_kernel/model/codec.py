@@ -21,7 +21,10 @@ from calico_kernel.model.keys import (
     BlockKey,
     HandleKey,
     IpamConfigKey,
+    IpamHostKey,
     Key,
+    LastNodeStatusKey,
+    NodeStatusKey,
     ResourceKey,
 )
 from calico_kernel.model.kinds import KINDS
@@ -36,7 +39,7 @@ METADATA_ANNOTATION = "projectcalico.org/metadata"
 
 _encoder = mjson.Encoder(order="deterministic")
 _resource_decoders: dict[str, mjson.Decoder[Any]] = {}
-_ipam_decoders: dict[type, mjson.Decoder[Any]] = {}
+_record_decoders: dict[type, mjson.Decoder[Any]] = {}
 _making = threading.RLock()
 """One decoder is made at a time: msgspec shows what it knows of a struct to other threads before it is complete, and a
 decoder that is built from that, as of metadata, which every kind has, ends the process."""
@@ -86,7 +89,7 @@ def _decode(key: Key, raw: bytes, revision: str) -> Value | Malformed:
     try:
         if isinstance(key, ResourceKey):
             return _from_stored(key, _resource_decoder(key.kind).decode(raw), revision)
-        return _decode_ipam(key, raw)
+        return _decode_record(key, raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         return _second_look(key, raw, revision, str(exc))
 
@@ -144,26 +147,36 @@ def _resource_decoder(kind: str) -> mjson.Decoder[Any]:
     return decoder
 
 
-def _decode_ipam(key: Key, raw: bytes) -> Value:
+def _decode_record(key: Key, raw: bytes) -> Value:
     from calico_kernel.model import ipam
 
     if isinstance(key, BlockKey):
-        return _ipam_decoder(ipam.AllocationBlock).decode(raw)
+        return _record_decoder(ipam.AllocationBlock).decode(raw)
     if isinstance(key, BlockAffinityKey):
         # Calico once stored nothing here; it counts as confirmed.
-        return _ipam_decoder(ipam.StoredBlockAffinity).decode(raw or b"{}")
+        return _record_decoder(ipam.StoredBlockAffinity).decode(raw or b"{}")
     if isinstance(key, HandleKey):
-        return _ipam_decoder(ipam.IpamHandle).decode(raw)
+        return _record_decoder(ipam.IpamHandle).decode(raw)
     if isinstance(key, IpamConfigKey):
-        return _ipam_decoder(ipam.IpamConfig).decode(raw)
-    return ipam.IpamHost()
+        return _record_decoder(ipam.IpamConfig).decode(raw)
+    if isinstance(key, IpamHostKey):
+        return ipam.IpamHost()
+    return _decode_status(key, raw)
 
 
-def _ipam_decoder(value_type: type[T]) -> mjson.Decoder[T]:
-    decoder = _ipam_decoders.get(value_type)
+def _decode_status(key: Key, raw: bytes) -> Value:
+    from calico_kernel.model import status
+
+    if isinstance(key, NodeStatusKey | LastNodeStatusKey):
+        return _record_decoder(status.NodeStatus).decode(raw)
+    return _record_decoder(status.EndpointStatus).decode(raw)
+
+
+def _record_decoder(value_type: type[T]) -> mjson.Decoder[T]:
+    decoder = _record_decoders.get(value_type)
     if decoder is None:
         with _making:
-            decoder = _ipam_decoders[value_type] = mjson.Decoder(value_type)
+            decoder = _record_decoders[value_type] = mjson.Decoder(value_type)
     return decoder
 
 
@@ -186,7 +199,7 @@ def _second_look(key: Key, raw: bytes, revision: str, reason: str) -> Value | Ma
         return Malformed(f"not JSON: {reason}", raw)
     if not isinstance(key, ResourceKey):
         try:
-            return _decode_ipam(key, mjson.encode(document))
+            return _decode_record(key, mjson.encode(document))
         except msgspec.DecodeError as exc:
             return Malformed(str(exc), raw)
     try:

@@ -50,7 +50,38 @@ class IpamHostKey(Struct, frozen=True, order=True, gc=False):
     node: str
 
 
-Key = ResourceKey | BlockKey | BlockAffinityKey | HandleKey | IpamConfigKey | IpamHostKey
+class NodeStatusKey(Struct, frozen=True, order=True, gc=False):
+    """That the agent of a node lives; goes by itself when it does not. ``region``: of OpenStack."""
+
+    node: str
+    region: str = "no-region"
+
+
+class LastNodeStatusKey(Struct, frozen=True, order=True, gc=False):
+    """The newest report of a node's agent; stays."""
+
+    node: str
+    region: str = "no-region"
+
+
+class WorkloadStatusKey(Struct, frozen=True, order=True, gc=False):
+    """The status of one local workload endpoint, as its node's agent reports it."""
+
+    node: str
+    orchestrator: str
+    workload: str
+    endpoint: str
+    region: str = "no-region"
+
+
+class HostEndpointStatusKey(Struct, frozen=True, order=True, gc=False):
+    node: str
+    endpoint: str
+
+
+StatusKey = NodeStatusKey | LastNodeStatusKey | WorkloadStatusKey | HostEndpointStatusKey
+"""What agents say of themselves and of their endpoints. Not every store keeps it, and no copy of a store carries it."""
+Key = ResourceKey | BlockKey | BlockAffinityKey | HandleKey | IpamConfigKey | IpamHostKey | StatusKey
 
 
 class ResourceQuery(Struct, frozen=True, gc=False):
@@ -83,7 +114,27 @@ class IpamHostQuery(Struct, frozen=True, gc=False):
     """The markers of all nodes that have used IPAM."""
 
 
-Query = ResourceQuery | BlockQuery | BlockAffinityQuery | HandleQuery | IpamConfigQuery | IpamHostQuery
+class StatusQuery(Struct, frozen=True, gc=False):
+    """Reports of nodes and of workload endpoints: of one region and, within it, of one node, unless None."""
+
+    region: str | None = None
+    node: str | None = None
+
+
+class HostEndpointStatusQuery(Struct, frozen=True, gc=False):
+    node: str | None = None
+
+
+Query = (
+    ResourceQuery
+    | BlockQuery
+    | BlockAffinityQuery
+    | HandleQuery
+    | IpamConfigQuery
+    | IpamHostQuery
+    | StatusQuery
+    | HostEndpointStatusQuery
+)
 
 ROOT = "/calico/"
 _RESOURCES = "/calico/resources/v3/projectcalico.org/"
@@ -91,6 +142,8 @@ _IPAM = "/calico/ipam/v2/"
 _BLOCKS = "/calico/ipam/v2/assignment/"
 _HANDLES = "/calico/ipam/v2/handle/"
 _CONFIG = "/calico/ipam/v2/config"
+_STATUS = "/calico/felix/v2/"
+_HOST_ENDPOINT_STATUS = "/calico/felix/v1/host/"
 _AFFINITY_TYPES = ("host", "virtual")
 
 
@@ -115,7 +168,18 @@ def path(key: Key) -> str:
         return _HANDLES + _escape(key.handle)
     if isinstance(key, IpamHostKey):
         return f"{_IPAM}host/{_escape(key.node)}"
-    return _CONFIG
+    return _CONFIG if isinstance(key, IpamConfigKey) else _status_path(key)
+
+
+def _status_path(key: StatusKey) -> str:
+    if isinstance(key, HostEndpointStatusKey):
+        return f"{_HOST_ENDPOINT_STATUS}{_escape(key.node)}/endpoint/{_escape(key.endpoint)}"
+    base = f"{_STATUS}{_escape(key.region)}/host/{_escape(key.node)}"
+    if isinstance(key, NodeStatusKey):
+        return f"{base}/status"
+    if isinstance(key, LastNodeStatusKey):
+        return f"{base}/last_reported_status"
+    return f"{base}/workload/{_escape(key.orchestrator)}/{_escape(key.workload)}/endpoint/{_escape(key.endpoint)}"
 
 
 def parse(path: str) -> Key | None:
@@ -128,9 +192,9 @@ def parse(path: str) -> Key | None:
         if info.namespaced:
             return ResourceKey(info.kind, _unescape(parts[1]), _unescape(parts[2]))
         return ResourceKey(info.kind, "", _unescape(parts[1]))
-    if not path.startswith(_IPAM):
-        return None
-    return _parse_ipam(path)
+    if path.startswith(_IPAM):
+        return _parse_ipam(path)
+    return _parse_status(path)
 
 
 def _parse_ipam(path: str) -> Key | None:
@@ -147,6 +211,32 @@ def _parse_ipam(path: str) -> Key | None:
             cidr = _cidr(family, text)
             return None if cidr is None else BlockAffinityKey(kind, _unescape(owner), cidr)
     return None
+
+
+def _parse_status(path: str) -> StatusKey | None:
+    if path.startswith(_HOST_ENDPOINT_STATUS):
+        match [_unescape(part) for part in path[len(_HOST_ENDPOINT_STATUS) :].split("/")]:
+            case [node, "endpoint", endpoint] if node and endpoint:
+                return HostEndpointStatusKey(node, endpoint)
+    elif path.startswith(_STATUS):
+        match [_unescape(part) for part in path[len(_STATUS) :].split("/")]:
+            case [region, "host", node, "status"] if region and node:
+                return NodeStatusKey(node, region)
+            case [region, "host", node, "last_reported_status"] if region and node:
+                return LastNodeStatusKey(node, region)
+            case [region, "host", node, "workload", orchestrator, workload, "endpoint", endpoint] if all(
+                (region, node, orchestrator, workload, endpoint)
+            ):
+                return WorkloadStatusKey(node, orchestrator, workload, endpoint, region)
+    return None
+
+
+def is_status(key: Key) -> bool:
+    return isinstance(key, StatusKey)
+
+
+def asks_status(query: Query) -> bool:
+    return isinstance(query, StatusQuery | HostEndpointStatusQuery)
 
 
 def prefix(query: Query) -> str:
@@ -168,6 +258,13 @@ def prefix(query: Query) -> str:
         return f"{_IPAM}{query.type}/{_escape(query.owner)}/ipv{family}"
     if isinstance(query, IpamHostQuery):
         return f"{_IPAM}host/"
+    if isinstance(query, StatusQuery):
+        if query.region is None:
+            return _STATUS
+        base = f"{_STATUS}{_escape(query.region)}/host/"
+        return base if query.node is None else f"{base}{_escape(query.node)}/"
+    if isinstance(query, HostEndpointStatusQuery):
+        return _HOST_ENDPOINT_STATUS if query.node is None else f"{_HOST_ENDPOINT_STATUS}{_escape(query.node)}/"
     return _HANDLES if isinstance(query, HandleQuery) else _CONFIG
 
 
@@ -191,6 +288,14 @@ def matches(query: Query, key: Key) -> bool:
         )
     if isinstance(query, IpamHostQuery):
         return isinstance(key, IpamHostKey)
+    if isinstance(query, StatusQuery):
+        return (
+            isinstance(key, NodeStatusKey | LastNodeStatusKey | WorkloadStatusKey)
+            and query.region in (None, key.region)
+            and query.node in (None, key.node)
+        )
+    if isinstance(query, HostEndpointStatusQuery):
+        return isinstance(key, HostEndpointStatusKey) and query.node in (None, key.node)
     return isinstance(key, HandleKey if isinstance(query, HandleQuery) else IpamConfigKey)
 
 

@@ -12,6 +12,7 @@ from calico_kernel.model.meta import Resource
 
 if TYPE_CHECKING:
     from calico_kernel.model.ipam import AllocationBlock, IpamConfig, IpamHandle, IpamHost, StoredBlockAffinity
+    from calico_kernel.model.status import EndpointStatus, NodeStatus
 
 
 @attrs.frozen(slots=True)
@@ -27,7 +28,10 @@ class Malformed:
     instead: Resource | None = None
 
 
-Value: TypeAlias = "Resource | AllocationBlock | StoredBlockAffinity | IpamHandle | IpamConfig | IpamHost"
+Value: TypeAlias = (
+    "Resource | AllocationBlock | StoredBlockAffinity | IpamHandle | IpamConfig | IpamHost | NodeStatus"
+    " | EndpointStatus"
+)
 """Text, so that reading a resource does not import what only addresses need."""
 
 

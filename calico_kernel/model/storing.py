@@ -36,6 +36,12 @@ def encode(key: Key, value: Value) -> bytes:
     return raw
 
 
+def check_ttl(key: Key, ttl_s: float | None) -> None:
+    """Raises ValueError for what may not end by itself."""
+    if ttl_s is not None and not (keys.is_status(key) and ttl_s > 0):
+        raise ValueError(f"{describe(key)} cannot be put for {ttl_s} s: only a status key can, for more than 0")
+
+
 def record_of(key: Key, raw: bytes, revision: int, *, whole: bool = False) -> Record:
     """``whole``: for ``get``, whose caller may edit and write back: fields unknown here are kept with the value."""
     at = str(revision)

@@ -22,6 +22,7 @@ from calico_kernel.errors import (
     DatastoreError,
     DatastoreUnavailable,
     NotFound,
+    NotPermitted,
     RevisionConflict,
     RevisionTooOld,
 )
@@ -35,21 +36,29 @@ from calico_kernel.model.keys import (
     BlockQuery,
     HandleKey,
     HandleQuery,
+    HostEndpointStatusKey,
+    HostEndpointStatusQuery,
     IpamConfigKey,
     IpamConfigQuery,
     IpamHostKey,
     Key,
+    LastNodeStatusKey,
+    NodeStatusKey,
     Query,
     ResourceKey,
     ResourceQuery,
+    StatusQuery,
+    WorkloadStatusKey,
     path,
 )
 from calico_kernel.model.meta import ObjectMeta, Resource
 from calico_kernel.model.network import GlobalNetworkSet, IPPool, IPPoolSpec, NetworkSet, NetworkSetSpec
 from calico_kernel.model.records import Event, Malformed, Record
+from calico_kernel.model.status import EndpointStatus, NodeStatus
 
 KIND = "GlobalNetworkSet"
 ALL_SETS = ResourceQuery(KIND)
+NODE_STATUS = NodeStatus(time="2026-11-21T12:00:00Z", uptime=1.5, first_update=True)
 STEP_S = 20.0
 """Bound of one wait on a busy machine; nothing waits so long when all is well."""
 
@@ -236,6 +245,56 @@ class DatastoreContract:
             made = store.create(key, value)  # type: ignore[arg-type]
             assert made.value == value
             assert store.get(key) == made
+
+    # ── status ──
+
+    def test_status_records_round_trip_and_are_listed_by_node(self, store: Datastore) -> None:
+        if not store.keeps_status:
+            with pytest.raises(NotPermitted):
+                store.put(NodeStatusKey("n1"), NODE_STATUS, ttl_s=60)
+            assert list(store.list([StatusQuery(), HostEndpointStatusQuery()]).records) == []
+            return
+        stored: list[tuple[Key, Any]] = [
+            (NodeStatusKey("n1"), NODE_STATUS),
+            (LastNodeStatusKey("n1", "region-one"), NODE_STATUS),
+            (WorkloadStatusKey("n1", "k8s", "shop/web", "eth0"), EndpointStatus(status="up")),
+            (WorkloadStatusKey("n10", "k8s", "shop/web", "eth0"), EndpointStatus(status="down")),
+            (HostEndpointStatusKey("n1", "eth0"), EndpointStatus(status="error")),
+        ]
+        made = [store.put(key, value) for key, value in stored]
+        assert [store.get(key) for key, _ in stored] == made
+        assert [record.value for record in made] == [value for _, value in stored]
+        everything = store.list([StatusQuery(), HostEndpointStatusQuery()]).records
+        assert {record.key for record in everything} == {key for key, _ in stored}
+        of_one = store.list([StatusQuery("no-region", "n1"), HostEndpointStatusQuery("n1")]).records
+        assert {record.key for record in of_one} == {stored[n][0] for n in (0, 2, 4)}
+
+    def test_record_with_a_time_to_live_goes_by_itself_unless_it_is_put_again(self, store: Datastore) -> None:
+        if not store.keeps_status:
+            return
+        keys = [NodeStatusKey(name) for name in ("renewed", "over", "stays", "remade")]
+        watch = store.watch([StatusQuery()], revision=store.list([StatusQuery()]).revision)
+        store.put(keys[0], NODE_STATUS, ttl_s=2)
+        store.put(keys[0], NODE_STATUS, ttl_s=600)
+        store.put(keys[1], NODE_STATUS, ttl_s=2)
+        store.put(keys[2], NODE_STATUS, ttl_s=2)
+        store.put(keys[2], NODE_STATUS)
+        store.put(keys[3], NODE_STATUS, ttl_s=2)
+        store.delete(keys[3])
+        store.create(keys[3], NODE_STATUS)
+        events = collect(watch, lambda got: any(e.record is None and e.key == keys[1] for e in got))
+        assert [event.key for event in events if event.record is None] == [keys[3], keys[1]]
+        with pytest.raises(NotFound):
+            store.get(keys[1])
+        found = store.list([StatusQuery()]).records
+        assert {record.key for record in found} == {keys[0], keys[2], keys[3]}
+        watch.close()
+
+    def test_only_status_may_have_a_time_to_live(self, store: Datastore) -> None:
+        with pytest.raises(ValueError, match="only a status key"):
+            store.put(set_key("a"), network_set("a"), ttl_s=60)
+        with pytest.raises(NotFound):
+            store.get(set_key("a"))
 
     # ── lists ──
 

@@ -6,6 +6,7 @@ Holds encoded bytes, not objects, so that what a real store would lose or refuse
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ class MemoryDatastore(Datastore):
         self._changes: list[Change] = []
         self._compacted = 0
         self._revision = 0
+        self._ends: dict[str, float] = {}
         self._changed = threading.Condition()
 
     # ── levers for tests ──
@@ -83,10 +85,14 @@ class MemoryDatastore(Datastore):
             self._required(key, revision)
             return storing.record_of(key, raw, self._append(keys.path(key), raw))
 
-    def put(self, key: Key, value: Value) -> Record:
-        raw = storing.encode(key, value)
+    def put(self, key: Key, value: Value, *, ttl_s: float | None = None) -> Record:
+        raw, at = storing.encode(key, value), keys.path(key)
+        storing.check_ttl(key, ttl_s)
         with self._call():
-            return storing.record_of(key, raw, self._append(keys.path(key), raw))
+            record = storing.record_of(key, raw, self._append(at, raw))
+            if ttl_s is not None:
+                self._ends[at] = time.monotonic() + ttl_s
+            return record
 
     def delete(self, key: Key, *, revision: str | None = None) -> Record:
         with self._call():
@@ -134,11 +140,19 @@ class MemoryDatastore(Datastore):
         with self._changed:
             self.calls += 1
             self._check_available()
+            self._expire()
             yield
 
     def _check_available(self) -> None:
         if not self.available:
             raise DatastoreUnavailable(what="the datastore in memory is switched off", todo="switch it on")
+
+    def _expire(self) -> float:
+        """Delete what is over; returns the moment of the next end."""
+        now = time.monotonic()
+        for path in [path for path, end in self._ends.items() if end <= now]:
+            self._append(path, None)
+        return min(self._ends.values(), default=math.inf)
 
     def _required(self, key: Key, revision: str | None) -> tuple[int, bytes]:
         row = self._current.get(keys.path(key))
@@ -153,6 +167,7 @@ class MemoryDatastore(Datastore):
 
     def _append(self, path: str, raw: bytes | None) -> int:
         self._revision += 1
+        self._ends.pop(path, None)
         self._changes.append(Change(self._revision, path, raw, self._current.get(path)))
         if raw is None:
             del self._current[path]
@@ -175,14 +190,15 @@ class MemoryWatch(Watch):
         with store._changed:
             while not self._closed:
                 store._check_available()
+                end = store._expire()
                 store._known(str(self._position))
                 fresh = store._changes[self._position - store._compacted :]
                 self._position = store._revision
                 events = [event for change in fresh if (event := self._event(change)) is not None]
-                remaining_s = deadline - time.monotonic()
-                if events or remaining_s <= 0:
+                now = time.monotonic()
+                if events or now >= deadline:
                     return events
-                store._changed.wait(remaining_s)
+                store._changed.wait(max(0.0, min(deadline, end) - now))
         return ()
 
     def close(self) -> None:

@@ -134,6 +134,10 @@ def keys() -> SearchStrategy[k.Key]:
         st.builds(k.HandleKey, name),
         st.just(k.IpamConfigKey()),
         st.builds(k.IpamHostKey, name),
+        st.builds(k.NodeStatusKey, name, name),
+        st.builds(k.LastNodeStatusKey, name, name),
+        st.builds(k.WorkloadStatusKey, name, name, name, name, name),
+        st.builds(k.HostEndpointStatusKey, name, name),
     )
 
 

@@ -21,6 +21,12 @@ PATHS: dict[str, keys.Key] = {
     "/calico/ipam/v2/handle/k8s-pod-network.abc": keys.HandleKey("k8s-pod-network.abc"),
     "/calico/ipam/v2/config": keys.IpamConfigKey(),
     "/calico/ipam/v2/host/n1": keys.IpamHostKey("n1"),
+    "/calico/felix/v2/no-region/host/n1/status": keys.NodeStatusKey("n1"),
+    "/calico/felix/v2/region-one/host/n1/last_reported_status": keys.LastNodeStatusKey("n1", "region-one"),
+    "/calico/felix/v2/no-region/host/n1/workload/k8s/shop%2fweb-1/endpoint/eth0": keys.WorkloadStatusKey(
+        "n1", "k8s", "shop/web-1", "eth0"
+    ),
+    "/calico/felix/v1/host/n1/endpoint/eth0": keys.HostEndpointStatusKey("n1", "eth0"),
 }
 
 
@@ -45,7 +51,9 @@ def test_key_of_each_sort_has_calicos_path_and_comes_back(path: str, key: keys.K
         "/calico/ipam/v2/assignment/ipv4/block/garbage",
         "/calico/ipam/v2/other/n1/ipv4/block/10.65.0.0-26",
         "/calico/ipam/v2/handle/",
-        "/calico/felix/v2/no-region/host/h/status",
+        "/calico/felix/v1/host/h/status",
+        "/calico/felix/v2/no-region/host/h/workload/k8s/endpoint/eth0",
+        "/calico/felix/v2/no-region/host//status",
     ],
 )
 def test_path_that_is_not_ours_has_no_key(path: str) -> None:

@@ -27,7 +27,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Event": {"type": (1, "int32"), "kv": (2, "KeyValue")},
     "RangeRequest": {"key": (1, "bytes"), "range_end": (2, "bytes"), "limit": (3, "int64"), "revision": (4, "int64")},
     "RangeResponse": {"header": (1, "ResponseHeader"), "kvs": (2, "[KeyValue]"), "more": (3, "bool")},
-    "PutRequest": {"key": (1, "bytes"), "value": (2, "bytes")},
+    "PutRequest": {"key": (1, "bytes"), "value": (2, "bytes"), "lease": (3, "int64")},
     "PutResponse": {"header": (1, "ResponseHeader")},
     "DeleteRangeRequest": {"key": (1, "bytes"), "range_end": (2, "bytes"), "prev_kv": (3, "bool")},
     "DeleteRangeResponse": {"header": (1, "ResponseHeader"), "deleted": (2, "int64"), "prev_kvs": (3, "[KeyValue]")},
@@ -46,6 +46,8 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "TxnResponse": {"header": (1, "ResponseHeader"), "succeeded": (2, "bool"), "responses": (3, "[ResponseOp]")},
     "CompactionRequest": {"revision": (1, "int64"), "physical": (2, "bool")},
     "CompactionResponse": {"header": (1, "ResponseHeader")},
+    "LeaseGrantRequest": {"TTL": (1, "int64")},
+    "LeaseGrantResponse": {"header": (1, "ResponseHeader"), "ID": (2, "int64"), "error": (4, "string")},
     "WatchCreateRequest": {
         "key": (1, "bytes"),
         "range_end": (2, "bytes"),
@@ -100,6 +102,7 @@ Compare = _classes["Compare"]
 RequestOp = _classes["RequestOp"]
 TxnRequest = _classes["TxnRequest"]
 CompactionRequest = _classes["CompactionRequest"]
+LeaseGrantRequest = _classes["LeaseGrantRequest"]
 WatchCreateRequest = _classes["WatchCreateRequest"]
 WatchRequest = _classes["WatchRequest"]
 WatchResponse = _classes["WatchResponse"]
@@ -111,6 +114,7 @@ METHODS = {
     "Put": ("KV", "PutRequest", "PutResponse"),
     "DeleteRange": ("KV", "DeleteRangeRequest", "DeleteRangeResponse"),
     "Compact": ("KV", "CompactionRequest", "CompactionResponse"),
+    "LeaseGrant": ("Lease", "LeaseGrantRequest", "LeaseGrantResponse"),
     "Authenticate": ("Auth", "AuthenticateRequest", "AuthenticateResponse"),
 }
 """Calls with one answer: method -> (service, request, response)."""

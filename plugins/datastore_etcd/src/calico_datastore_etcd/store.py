@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -64,9 +65,15 @@ class EtcdDatastore(Datastore):
             raise storing.conflict(key, revision_of(found_instead(answer)), revision)
         return storing.record_of(key, raw, answer.header.revision)
 
-    def put(self, key: Key, value: Value) -> Record:
+    def put(self, key: Key, value: Value, *, ttl_s: float | None = None) -> Record:
         path, raw = keys.path(key).encode(), storing.encode(key, value)
-        answer = self._client.call("Put", proto.PutRequest(key=path, value=raw), changes=True)
+        storing.check_ttl(key, ttl_s)
+        # A lease of its own for each put, as Calico's client does: the key leaves the one it was under, which ends by
+        # itself soon after. Keeping one alive would cost as many calls, and one more state that a restore can lose.
+        lease = 0
+        if ttl_s is not None:
+            lease = self._client.call("LeaseGrant", proto.LeaseGrantRequest(TTL=math.ceil(ttl_s))).ID
+        answer = self._client.call("Put", proto.PutRequest(key=path, value=raw, lease=lease), changes=True)
         return storing.record_of(key, raw, answer.header.revision)
 
     def delete(self, key: Key, *, revision: str | None = None) -> Record:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from calico_datastore_sqlite import expiry
 from calico_datastore_sqlite.database import Database
 from calico_datastore_sqlite.notify import CommitNotifier
 from calico_datastore_sqlite.settings import SqliteSettings
@@ -54,10 +55,11 @@ class SqliteDatastore(Datastore):
             now = self._append(connection, path, raw, there)
         return self._wrote(key, raw, now)
 
-    def put(self, key: Key, value: Value) -> Record:
+    def put(self, key: Key, value: Value, *, ttl_s: float | None = None) -> Record:
         path, raw = keys.path(key), storing.encode(key, value)
+        storing.check_ttl(key, ttl_s)
         with self._database.write(flush=must_flush(key)) as connection:
-            revision = self._append(connection, path, raw, current_revision(connection, path))
+            revision = self._append(connection, path, raw, current_revision(connection, path), ttl_s)
         return self._wrote(key, raw, revision)
 
     def delete(self, key: Key, *, revision: str | None = None) -> Record:
@@ -81,6 +83,8 @@ class SqliteDatastore(Datastore):
     # ── reads ──
 
     def get(self, key: Key) -> Record:
+        if keys.is_status(key):
+            self._expire()
         with self._database.read() as connection:
             row = connection.execute(
                 "SELECT v.revision, v.value FROM current c JOIN versions v ON v.revision = c.revision WHERE c.path = ?",
@@ -93,6 +97,8 @@ class SqliteDatastore(Datastore):
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         prefixes = storing.prefixes(queries)
         rows: list[tuple[str, int, bytes]] = []
+        if any(map(keys.asks_status, queries)):
+            self._expire()
         with self._database.snapshot() as connection:
             compacted, newest = connection.execute(
                 "SELECT (SELECT value FROM meta WHERE name = 'compacted'), (SELECT max(revision) FROM versions)"
@@ -110,13 +116,21 @@ class SqliteDatastore(Datastore):
             return Listing(list(decoded(rows, tuple(queries), storing.record_of)), str(moment))
 
     def list_stored(self, queries: Sequence[Query]) -> Sequence[tuple[Key, bytes]]:
+        if any(map(keys.asks_status, queries)):
+            self._expire()
         with self._database.snapshot() as connection:
             rows = list(current_rows(connection, storing.prefixes(queries)))
         return list(decoded(rows, tuple(queries), lambda key, raw, _revision: (key, raw)))
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
+        before_each_look = self._expire if any(map(keys.asks_status, queries)) else lambda: None
         watch = SqliteWatch(
-            self._database, self._notifier, queries, storing.parse_revision(revision), storing.record_of
+            self._database,
+            self._notifier,
+            queries,
+            storing.parse_revision(revision),
+            storing.record_of,
+            before_each_look,
         )
         self._notifier.follow()
         return watch
@@ -127,7 +141,14 @@ class SqliteDatastore(Datastore):
 
     # ── inside ──
 
-    def _append(self, connection: sqlite3.Connection, path: str, raw: bytes | None, previous: int | None) -> int:
+    def _append(
+        self,
+        connection: sqlite3.Connection,
+        path: str,
+        raw: bytes | None,
+        previous: int | None,
+        ttl_s: float | None = None,
+    ) -> int:
         revision = connection.execute(
             "INSERT INTO versions(path, value, previous, at) VALUES(?, ?, ?, ?)",
             (path, raw, previous, int(time.time())),
@@ -137,9 +158,21 @@ class SqliteDatastore(Datastore):
             connection.execute("DELETE FROM current WHERE path = ?", (path,))
         else:
             connection.execute("INSERT OR REPLACE INTO current(path, revision) VALUES(?, ?)", (path, revision))
+        if path.startswith(expiry.PREFIX):
+            expiry.set_end(connection, path, ttl_s)
         if revision % COMPACT_EVERY_WRITES == 0:
             compact_some(connection, self._settings.retain_revisions, before_s=time.time() - self._settings.retain_s)
         return revision
+
+    def _expire(self) -> None:
+        """Delete what is over. Called before status records are looked at, and never otherwise."""
+        with self._database.read() as connection:
+            if not expiry.over(connection):
+                return
+        with self._database.write(flush=False) as connection:
+            for path in expiry.over(connection):
+                self._append(connection, path, None, current_revision(connection, path))
+        self._notifier.bump()
 
     def _wrote(self, key: Key, raw: bytes, revision: int) -> Record:
         self._notifier.bump()
@@ -149,8 +182,9 @@ class SqliteDatastore(Datastore):
 def must_flush(key: Key) -> bool:
     """Whether a write is worth a trip to the disk of its own. Handles and affinities are books beside the blocks: an
     assignment writes them first and its block after, which takes them along, since the journal keeps the order. One
-    that power loss takes leaves a count too high or an affinity unfinished, which IPAM expects after any crash."""
-    return not isinstance(key, keys.HandleKey | keys.BlockAffinityKey)
+    that power loss takes leaves a count too high or an affinity unfinished, which IPAM expects after any crash. Reports
+    of status come again."""
+    return not isinstance(key, keys.HandleKey | keys.BlockAffinityKey | keys.StatusKey)
 
 
 def current_revision(connection: sqlite3.Connection, path: str) -> int | None:

@@ -29,6 +29,7 @@ class SqliteWatch(Watch):
         queries: Sequence[Query],
         revision: int,
         decode: Callable[[Key, bytes, int], Record],
+        before_each_look: Callable[[], None],
     ) -> None:
         self._database = database
         self._notifier = notifier
@@ -36,6 +37,7 @@ class SqliteWatch(Watch):
         self._prefixes = tuple({keys.prefix(query) for query in queries})
         self._position = revision
         self._decode = decode
+        self._before_each_look = before_each_look
         self._closed = False
         self._opened: Opened = database.opened()
         check_revision(database, revision)
@@ -67,6 +69,7 @@ class SqliteWatch(Watch):
                 todo="list again and watch from there",
                 other_history=True,
             )
+        self._before_each_look()
         with self._database.read() as connection:
             rows = connection.execute(
                 "SELECT revision, path, value, previous FROM versions WHERE revision > ? ORDER BY revision LIMIT ?",
