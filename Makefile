@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASTORE ?= sqlite
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test e2e clean
 
 setup:
 	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --setup
@@ -20,6 +20,13 @@ test:
 	@sh tools/kubernetes/build.sh >/dev/null
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/tox run -q
+
+# Kubernetes itself: API server, controllers, scheduler, and two nodes with kubelet and containerd. Needs real root.
+e2e:
+	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --e2e
+	@sh tools/kubernetes/build.sh >/dev/null
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/python tests/e2e/world.py $(BIN)/python -m pytest -v tests/e2e
 
 lock:
 	@$(PYTHON) -m venv --clear build/lock

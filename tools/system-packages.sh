@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the system programs that the lab uses (with --setup: only what a virtual environment needs; with --test: also
-# what only tests use; DATASTORE=etcd: also its server), if any is missing and we may; else says how. Installed servers
-# are not started.
+# what only tests use, those on a real cluster included, for which alone there is --e2e; DATASTORE=etcd: also its server),
+# if any is missing and we may; else says how. Installed servers are not started.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
@@ -18,10 +18,13 @@ fi
 if [ "${DATASTORE:-}" = etcd ]; then need etcd etcd-server; fi
 if [ "${1:-}" = --test ]; then
     need podman podman
+    need runc runc
+fi
+if [ "${1:-}" = --test ] || [ "${1:-}" = --e2e ]; then
     need containerd containerd
     need crun crun
-    need runc runc
     need etcd etcd-server
+    need busybox busybox-static
     [ -x /usr/lib/cni/host-local ] || missing="$missing containernetworking-plugins"
 fi
 [ -z "$missing" ] && exit 0
