@@ -21,13 +21,9 @@ from calico_kernel.host import netns
 from tests.e2e import image
 
 SYSCTLS = (
-    "vm/overcommit_memory",
-    "vm/panic_on_oom",
-    "kernel/panic",
-    "kernel/panic_on_oops",
-    "kernel/keys/root_maxkeys",
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
 )
-SYSCTLS += ("kernel/keys/root_maxbytes",)
 """What a kubelet sets for the whole machine. It gets files to write instead."""
 
 SETUP = """
@@ -39,8 +35,9 @@ mount --move /sys/fs/cgroup /run/cgroup
 mount -t sysfs sysfs /sys
 mount --move /run/cgroup /sys/fs/cgroup
 for directory in etc opt var/lib var/log; do
-    mkdir -p /run/node/$directory /run/node/work/$directory
-    mount -t overlay -o lowerdir=/$directory,upperdir=/run/node/$directory,workdir=/run/node/work/$directory overlay /$directory
+    upper=/run/node/$directory work=/run/node/work/$directory
+    mkdir -p $upper $work
+    mount -t overlay -o lowerdir=/$directory,upperdir=$upper,workdir=$work overlay /$directory
 done
 for directory in containerd kubelet; do
     mkdir -p /var/lib/$directory
@@ -126,7 +123,7 @@ class ClusterNode:
         inside = ["nsenter", f"--net={netns.path_of(self.name)}", "unshare", "--mount", "--uts"]
         with open(self.directory / "setup.log", "wb") as log:
             self.holder = subprocess.Popen([*inside, "sh", "-c", script], stdout=log, stderr=log)
-        self._wait(lambda: self._settled(), "its namespaces")
+        self._wait(self._settled, "its namespaces")
         self.write("/etc/containerd/config.toml", CONTAINERD.format(image=image.NAME, crun=shutil.which("crun")))
         self.start_containerd()
         shutil.copy(archive, self.path("/run/image.tar"))
@@ -210,8 +207,7 @@ class ClusterNode:
             GOMAXPROCS="2",
         )
 
-    def _wait(self, done: object, what: str, timeout_s: float = 60.0) -> None:
-        assert callable(done)
+    def _wait(self, done: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not done():
             assert time.monotonic() < deadline, f"node {self.name} waited {timeout_s:.0f} s for {what}"
