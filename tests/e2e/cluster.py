@@ -29,7 +29,7 @@ class Cluster:
     directory: Path
     server: KubernetesServer
     nodes: list[ClusterNode]
-    processes: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
+    processes: dict[str, subprocess.Popen[bytes]] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, directory: Path, nodes: int = 2) -> Cluster:
@@ -84,12 +84,12 @@ class Cluster:
             common += ["--use-service-account-credentials=true"]
         with open(self.directory / f"{name}.log", "ab") as log:
             command = [program(name), *common, "--secure-port=0", *arguments]
-            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
 
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
-        for process in self.processes:
+        for process in self.processes.values():
             process.kill()
             process.wait()
         self.server.kill()
@@ -97,11 +97,14 @@ class Cluster:
 
     def all_alive(self) -> None:
         """Fail, with what it said last, when a program of the cluster has ended by itself."""
-        programs = [*self.processes, *(process for node in self.nodes for process in node.processes.values())]
-        for process in programs:
-            assert process.poll() is None, (
-                f"{process.args} ended with {process.returncode}; logs are in {self.directory}"
-            )
+        for directory, processes in (
+            (self.directory, self.processes),
+            *((n.directory, n.processes) for n in self.nodes),
+        ):
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    said = (directory / f"{name}.log").read_text(errors="replace")[-3000:]
+                    raise AssertionError(f"{directory.name}: {name} ended by itself ({process.returncode}):\n{said}")
 
     def node(self, name: str) -> ClusterNode:
         return next(node for node in self.nodes if node.name == name)
