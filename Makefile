@@ -12,6 +12,7 @@ setup:
 
 demo:
 	@PYTHON="$(PYTHON)" DATASTORE="$(DATASTORE)" sh tools/system-packages.sh
+	@if [ "$(DATASTORE)" = kubernetes ]; then sh tools/kubernetes/build.sh >/dev/null; fi
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/calico lab run examples/recipes --datastore "$(DATASTORE)"
 

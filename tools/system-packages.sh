@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the system programs that the lab uses (with --setup: only what a virtual environment needs; with --test: also
-# what only tests use, those on a real cluster included, for which alone there is --e2e; DATASTORE=etcd: also its server),
-# if any is missing and we may; else says how. Installed servers are not started.
+# what only tests use, those on a real cluster included, for which alone there is --e2e; DATASTORE=etcd or kubernetes:
+# also etcd), if any is missing and we may; else says how. Installed servers are not started.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
@@ -15,7 +15,7 @@ if [ "${1:-}" != --setup ]; then
     need conntrack conntrack
     need unshare util-linux
 fi
-if [ "${DATASTORE:-}" = etcd ]; then need etcd etcd-server; fi
+case "${DATASTORE:-}" in etcd | kubernetes) need etcd etcd-server ;; esac
 if [ "${1:-}" = --test ]; then
     need podman podman
     need runc runc

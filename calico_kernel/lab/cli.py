@@ -58,7 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     logs = actions.add_parser("logs", help="the end of an agent's log, of the datastore's, or of the lab's own")
     _name(logs)
-    logs.add_argument("node", help="a node, `etcd` where the lab has it, or `lab`")
+    logs.add_argument(
+        "node", help="a node, the datastore's server (`etcd`, `kubernetes`) where the lab has one, or `lab`"
+    )
     logs.add_argument("--lines", type=int, default=100)
 
     actions.add_parser("list", help="running labs")
@@ -78,9 +80,9 @@ def _shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--racks", type=int, help="in so many racks")
     parser.add_argument(
         "--datastore",
-        choices=("sqlite", "etcd"),
-        help="what the nodes keep their records in; etcd: a server of the lab's own (default: what the topology says, "
-        "else sqlite)",
+        choices=("sqlite", "etcd", "kubernetes"),
+        help="what the nodes keep their records in; etcd, kubernetes: a server of the lab's own (default: what the "
+        "topology says, else sqlite)",
     )
 
 

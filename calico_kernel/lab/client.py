@@ -24,11 +24,13 @@ from typing import Any, NoReturn
 
 from calico_kernel.errors import CalicoError, ConfigError, UnsupportedError
 from calico_kernel.host import bubble, libc
-from calico_kernel.lab.network import LabError, check_programs, which
+from calico_kernel.lab.network import LabError, check_programs
+from calico_kernel.lab.servers import which
 from calico_kernel.lab.topology import Topology, decode, encode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")
 _END_S = 10.0
+_MACHINES_OWN = ("CALICO_", "ETCD_", "K8S_", "KUBECONFIG", "KUBERNETES_", "DATASTORE_TYPE")
 
 
 def address(name: str) -> str:
@@ -135,9 +137,9 @@ class LabClient:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what configures Calico or etcd on this machine: every node of a lab has its own file. ``FELIX_``
-    variables stay, so that a lab can be started with them."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("CALICO_", "ETCD_"))}
+    """Ours, without what configures Calico, etcd or Kubernetes on this machine: every node of a lab has its own file.
+    ``FELIX_`` variables stay, so that a lab can be started with them."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_MACHINES_OWN)}
 
 
 def _into_bubble(pid: int) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from calico_kernel.config import load as load_config
 from calico_kernel.errors import CalicoError, ConfigError
-from calico_kernel.lab import expectation, hosts, network, seeds, workloads
+from calico_kernel.lab import cluster, expectation, hosts, network, seeds, servers, workloads
 from calico_kernel.lab.network import LabError
 from calico_kernel.lab.prober import Place, Probe, Prober
 from calico_kernel.lab.topology import CORE, Topology, Workload, router_name
@@ -43,6 +43,7 @@ class Lab:
         self._say = say
         self._hosts: dict[str, hosts.LabHost] = {}
         self._server: hosts.LabHost | None = None
+        self._cluster = cluster.Cluster(topology) if topology.datastore == "kubernetes" else None
         self._locks: dict[str, threading.Lock] = {}
         self._blocks: list[tuple[str, str]] = []
         self._datastore: Any = None
@@ -57,6 +58,7 @@ class Lab:
             count = len(self.topology.nodes)
             self._say(f"network: {count} node{'s' * (count != 1)} in {len(self.topology.racks)} racks")
             hosts.share_namespaces()
+            servers.prepare(self.topology)
             network.build(self.topology)
             for host in self.topology.nodes:
                 self._hosts[host.name] = hosts.LabHost(host, self.topology)
@@ -88,6 +90,8 @@ class Lab:
                 self.start_agent(self._server.host.name)
                 self.wait_ready(self._server.host.name)
             self._say("datastore: pools, namespaces, service accounts")
+            if self._cluster is not None:
+                self._cluster.found(_read(self.calicoctl(["crds"]), "calicoctl crds"))
             self.apply(json.dumps(_listing(seeds.documents(self.topology))))
         with self._timed("agents"):
             self._say(f"agents: {', '.join(self._hosts)}")
@@ -105,7 +109,11 @@ class Lab:
             self.refresh_routes()
 
     def _attach(self, workload: Workload) -> None:
+        if self._cluster is not None:
+            self._cluster.bind(workload)
         done = workloads.add(self.host(workload.node), workload)
+        if self._cluster is not None:
+            self._cluster.run(workload, done.addresses.values())
         self.attached[workload.id] = done
         assert self.prober is not None
         self.prober.add(Place(workload.id, workload.netns, done.addresses))
@@ -130,7 +138,11 @@ class Lab:
         workload = self._workload(name)
         if self.prober is not None:
             self.prober.remove(workload.id)
+        if self._cluster is not None:
+            self._cluster.end(workload)
         workloads.remove(self.host(workload.node), workload)
+        if self._cluster is not None:
+            self._cluster.forget(workload)
         self.attached.pop(workload.id, None)
         left = tuple(each for each in self.topology.workloads if each.id != workload.id)
         self.topology = _with_workloads(self.topology, left)
@@ -212,8 +224,31 @@ class Lab:
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def apply(self, text: str) -> str:
-        """``calicoctl apply`` on the first node. Raises LabError with what it said."""
-        return self.calicoctl(["apply", "-f", "-"], text)
+        """``calicoctl apply`` on the first node; a cluster's own objects go to its API server. Raises LabError with
+        what was said."""
+        text = self._through_cluster(text, lambda kubernetes, document: kubernetes.apply(document))
+        return self.calicoctl(["apply", "-f", "-"], text) if text else ""
+
+    def delete(self, text: str) -> str:
+        """Take away what ``apply`` brought, in the order given; what is not there is passed over."""
+        text = self._through_cluster(text, lambda kubernetes, document: kubernetes.remove(document))
+        return self.calicoctl(["delete", "--skip-not-exists", "-f", "-"], text) if text else ""
+
+    def _through_cluster(self, text: str, do: Callable[[cluster.Cluster, cluster.Document], None]) -> str:
+        """What is left for calicoctl."""
+        if self._cluster is None:
+            return text
+        rest = []
+        for document in _read(text, "manifest"):
+            if cluster.is_calicos(document):
+                rest.append(document)
+            else:
+                do(self._cluster, document)
+        return json.dumps(_listing(rest)) if rest else ""
+
+    def unsuited(self, text: str) -> str:
+        """Why a manifest cannot be said on this lab's datastore; "" when it can."""
+        return "" if self._cluster is None else cluster.unsuited(_read(text, "manifest"))
 
     def calicoctl(self, arguments: Sequence[str], text: str = "") -> str:
         done = self.run_on(next(iter(self._hosts)), [*hosts.program("calicoctl"), *arguments], text=text)
@@ -243,7 +278,7 @@ class Lab:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **hosts.host_environment()},
+            env={**os.environ, **hosts.host_environment(self.topology)},
         )
 
     def probe(
@@ -278,15 +313,16 @@ class Lab:
 
     def change_and_follow(
         self,
-        steps: Sequence[tuple[Sequence[str], str]],
+        steps: Sequence[tuple[str, str]],
         probes: Sequence[Probe],
         expected: Sequence[bool],
         deadline_s: float,
     ) -> dict[str, Any]:
-        """Run calicoctl commands ((arguments, stdin) pairs) while probes of new flows go on; say when all had changed.
+        """Apply and delete (("apply" or "delete", manifest) pairs) while probes of new flows go on; say when all had
+        changed.
 
         enforced_ms is counted from the moment the datastore had acknowledged the last write, as a watcher of it sees.
-        Raises LabError with what calicoctl said.
+        Raises LabError with what was said.
         """
         assert self.prober is not None
         acknowledged: list[float] = []
@@ -303,8 +339,8 @@ class Lab:
 
         def change() -> None:
             try:
-                for arguments, text in steps:
-                    self.calicoctl(arguments, text)
+                for verb, text in steps:
+                    {"apply": self.apply, "delete": self.delete}[verb](text)
             except CalicoError as exc:
                 failed.append(exc)
             finally:
@@ -376,6 +412,12 @@ def _with_workloads(topology: Topology, members: tuple[Workload, ...]) -> Topolo
     import msgspec
 
     return msgspec.structs.replace(topology, workloads=members)
+
+
+def _read(text: str, source: str) -> list[dict[str, Any]]:
+    from calico_kernel.cli.files import documents
+
+    return documents(text, source)
 
 
 def _listing(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

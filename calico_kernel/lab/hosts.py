@@ -1,10 +1,10 @@
-"""Turn namespaces into hosts: a mount namespace with a private /run, a host name, and a supervised program.
+"""Turn namespaces into hosts: a mount namespace with a private /run, a host name, and supervised programs.
 
 In:    a Topology whose namespaces stand (calico_kernel.lab.network).
-Out:   a ``LabHost`` for each node (its program is the agent) and for the datastore's server, to
-       calico_kernel.lab.engine.
-Owns:  one process for each host, its "first process", forked from the caller; the program is its child. It starts
-       the program again when that dies, as systemd would, and goes when the lab goes.
+Out:   a ``LabHost`` for each node (its program is the agent) and for the datastore's server
+       (calico_kernel.lab.servers), to calico_kernel.lab.engine.
+Owns:  one process for each host, its "first process", forked from the caller; the programs are its children. It starts
+       a program again when that dies, as systemd would, and goes when the lab goes.
 
 Layout inside the bubble: LAB is shared by all; a node sees its own ``LAB/hosts/NODE`` as /run, and in it LAB and
 /run/netns of everybody, because a CNI request names a workload's namespace by its path there.
@@ -20,29 +20,31 @@ import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from calico_kernel.host import libc, netns
-from calico_kernel.lab.network import LabError, which
+from calico_kernel.lab import servers
+from calico_kernel.lab.network import LabError
+from calico_kernel.lab.servers import which
 from calico_kernel.lab.topology import Host, Topology
 
 LAB = "/run/calico-lab"
 RUN_DIR = "/run/calico"
 STATE_DIR = "/run/calico-state"
 CONFIG = f"{RUN_DIR}/calico.yaml"
-DATASTORE_DIR = f"{LAB}/datastore"
-ETCD_PORT = 2379
-HEALTH_PORT = 9099
+HEALTH = "http://127.0.0.1:9099/readiness"
 RESTART_FIRST_S, RESTART_MOST_S = 0.1, 5.0
 
 
 def share_namespaces() -> None:
     """Once for a lab, before the first host: what is mounted in /run/netns appears in every host as well."""
-    for directory in (f"{LAB}/hosts", f"{LAB}/logs", DATASTORE_DIR, netns.DIRECTORY):
+    for directory in (f"{LAB}/hosts", f"{LAB}/logs", servers.DATASTORE_DIR, netns.DIRECTORY):
         os.makedirs(directory, exist_ok=True)
     libc.mount(netns.DIRECTORY, netns.DIRECTORY, flags=libc.MS_BIND)
     libc.mount("none", netns.DIRECTORY, flags=libc.MS_SHARED)
@@ -50,13 +52,9 @@ def share_namespaces() -> None:
 
 def node_config(host: Host, topology: Topology) -> dict[str, Any]:
     """What composes the node; JSON is YAML, so it is written as it is."""
-    if topology.server is None:
-        datastore = {"plugin": "sqlite", "path": f"{DATASTORE_DIR}/calico.db"}
-    else:
-        datastore = {"plugin": "etcd", "endpoints": f"http://{topology.server.ipv4}:{ETCD_PORT}"}
     return {
         "node": host.name,
-        "datastore": datastore,
+        "datastore": servers.settings(topology),
         "ipam": "blocks",
         "dataplane": "iptables",
         "encapsulation": ["vxlan"],
@@ -74,25 +72,15 @@ def program(name: str) -> list[str]:
     return [sys.executable, "-m", f"calico_kernel.cli.{name}"]
 
 
-def etcd_line(server: Host) -> list[str]:
-    """One member, for nodes by its address and for a person on the host by loopback; data in the lab's tmpfs."""
-    url = f"http://{server.ipv4}:{ETCD_PORT}"
-    return [
-        *(which("etcd") or "etcd", "--name", server.name, "--data-dir", f"{DATASTORE_DIR}/etcd"),
-        *("--listen-client-urls", f"{url},http://127.0.0.1:{ETCD_PORT}", "--advertise-client-urls", url),
-        *("--heartbeat-interval", "50", "--election-timeout", "500"),  # members on one machine; it leads sooner
-        *("--logger", "zap", "--log-level", "warn"),
-    ]
-
-
 class LabHost:
-    """One host and its program: the agent on a node, else the datastore's server. Used by one thread at a time."""
+    """One host and its programs: the agent on a node, else the datastore's server. Used by one thread at a time."""
 
     def __init__(self, host: Host, topology: Topology) -> None:
         self.host = host
         is_server = host == topology.server
-        self._health = (ETCD_PORT, "/health") if is_server else (HEALTH_PORT, "/readiness")
-        command = etcd_line(host) if is_server else [*program("calico"), "node"]
+        self._health = servers.health(topology.datastore) if is_server else HEALTH
+        self._environment = host_environment(topology)
+        commands = servers.commands(host, topology.datastore) if is_server else [[*program("calico"), "node"]]
         self.log = f"{LAB}/logs/{host.name}.log"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
@@ -101,9 +89,8 @@ class LabHost:
             ours.close()
             status = 1
             try:
-                _first_process(
-                    host, parent, theirs, node_config(host, topology), _Supervisor(theirs, command, self.log)
-                )
+                supervised = [_Program(command, self.log, self._environment) for command in commands]
+                _first_process(host, parent, theirs, node_config(host, topology), _Supervisor(theirs, supervised))
                 status = 0
             except BaseException as exc:  # noqa: BLE001 -- the child must not run the parent's code; it reports and ends
                 with contextlib.suppress(OSError):
@@ -129,25 +116,24 @@ class LabHost:
         return self._answer(str(request["do"]))
 
     def start(self, *, keep: bool = True) -> int:
-        """Start the program, unless it runs; ``keep``: start it again whenever it dies. Returns its process id."""
+        """Start what does not run; ``keep``: start it again whenever it dies. Returns the process id of the last."""
         return int(self._ask(do="start", keep=keep)["pid"])
 
     def stop(self, *, signal_number: int = signal.SIGTERM) -> None:
-        """End the program and leave it ended."""
+        """End the programs and leave them ended."""
         self._ask(do="stop", signal=int(signal_number))
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would: the first process starts it again if it keeps it."""
+        """SIGKILL, as a crash would: the first process starts them again if it keeps them."""
         self._ask(do="kill")
 
     def status(self) -> Mapping[str, Any]:
-        """{"pid": 0 when it does not run, "starts": how often it was started}."""
+        """Of the program that was started last: {"pid": 0 when it does not run, "starts": how often it was started}."""
         return self._ask(do="status")
 
     def readiness(self) -> tuple[int, str]:
         """The program's own answer: HTTP status and text. Raises OSError when there is none."""
-        port, path = self._health
-        return netns.run_in(self.host.netns, lambda: _http_get(port, path))
+        return netns.run_in(self.host.netns, lambda: _http_get(self._health))
 
     def inside(self, argv: Sequence[str], *, network: str = "") -> list[str]:
         """The command line that runs ``argv`` on this node; in another network namespace of its if ``network``."""
@@ -162,7 +148,7 @@ class LabHost:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **host_environment(), **(environment or {})},
+            env={**os.environ, **self._environment, **(environment or {})},
         )
 
     def close(self) -> None:
@@ -183,16 +169,23 @@ def network_line(network: str, argv: Sequence[str]) -> list[str]:
     return [which("nsenter") or "nsenter", f"--net={netns.path_of(network)}", "--", *argv]
 
 
-def host_environment() -> dict[str, str]:
+def host_environment(topology: Topology) -> dict[str, str]:
     """Our own programs come first, and what only root's PATH has comes along."""
-    ours = os.path.dirname(sys.executable)
-    return {"CALICO_CONFIG": CONFIG, "PATH": f"{ours}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+    ours, whose = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)
+    path = [ours, *servers.program_directories(topology), whose, "/usr/sbin", "/sbin"]
+    return {"CALICO_CONFIG": CONFIG, "PATH": ":".join(path), **servers.environment(topology)}
 
 
-def _http_get(port: int, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+def _http_get(url: str) -> tuple[int, str]:
+    parts = urlsplit(url)
+    address = str(parts.netloc)
+    if parts.scheme == "https":  # of whom it is makes no difference: it is asked over loopback whether it works
+        context = ssl._create_unverified_context()
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(address, timeout=2, context=context)
+    else:
+        connection = http.client.HTTPConnection(address, timeout=2)
     try:
-        connection.request("GET", path)
+        connection.request("GET", parts.path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
     except http.client.HTTPException as exc:
@@ -242,79 +235,63 @@ def _private_run(name: str) -> None:
         libc.mount("sysfs", "/sys", "sysfs")
 
 
-class _Supervisor:
-    """Keeps the program as it was last told to, and answers the engine."""
+class _Program:
+    """One program that is kept as it was last told to."""
 
-    def __init__(self, control: socket.socket, command: Sequence[str], log: str) -> None:
-        self._control = control
+    def __init__(self, command: Sequence[str], log: str, environment: Mapping[str, str]) -> None:
         self._command = command
         self._log = log
+        self._environment = environment
         self._child: subprocess.Popen[bytes] | None = None
         self._keep = False
-        self._starts = 0
         self._pause_s = RESTART_FIRST_S
-        self._restart_at: float | None = None
         self._started_at = 0.0
+        self.starts = 0
+        self.restart_at: float | None = None
 
-    def loop(self) -> None:
-        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        while True:
-            timeout = None if self._restart_at is None else max(0.0, self._restart_at - time.monotonic())
-            ready, _, _ = select.select([self._control.fileno(), woken], [], [], timeout)
-            if woken in ready:
-                os.read(woken, 4096)
-            self._mind_child()
-            if self._control.fileno() in ready:
-                data = self._control.recv(65536)
-                if not data:
-                    return
-                self._control.send(json.dumps(self._do(json.loads(data))).encode())
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child is not None else 0
 
-    def _mind_child(self) -> None:
+    def mind(self) -> None:
+        """Notice that it died; start it when its time has come."""
         if self._child is not None and self._child.poll() is not None:
             self._child = None
             if self._keep:
                 if time.monotonic() - self._started_at > RESTART_MOST_S:
                     self._pause_s = RESTART_FIRST_S
-                self._restart_at = time.monotonic() + self._pause_s
+                self.restart_at = time.monotonic() + self._pause_s
                 self._pause_s = min(self._pause_s * 2, RESTART_MOST_S)
-        if self._restart_at is not None and time.monotonic() >= self._restart_at:
+        if self.restart_at is not None and time.monotonic() >= self.restart_at:
+            self._start()
+
+    def start(self, *, keep: bool) -> None:
+        self._keep = keep
+        if self._child is None:
             self._start()
 
     def _start(self) -> None:
-        self._restart_at = None
+        self.restart_at = None
         with open(self._log, "ab") as log:
             self._child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **host_environment()},
+                env={**os.environ, **self._environment},
                 preexec_fn=libc.die_with_parent,  # noqa: PLW1509 -- this process has one thread
             )
-        self._starts += 1
+        self.starts += 1
         self._started_at = time.monotonic()
 
-    def _do(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            if request["do"] == "start":
-                self._keep = bool(request["keep"])
-                if self._child is None:
-                    self._start()
-            elif request["do"] == "stop":
-                self._keep, self._restart_at = False, None
-                self._end(int(request["signal"]))
-            elif request["do"] == "kill" and self._child is not None:
-                self._child.kill()
-                self._child.wait()
-                self._mind_child()
-        except OSError as exc:
-            return {"error": str(exc)}
-        return {"pid": self._child.pid if self._child is not None else 0, "starts": self._starts}
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self.mind()
 
-    def _end(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        self._keep, self.restart_at = False, None
         if self._child is None:
             return
         self._child.send_signal(number)
@@ -324,3 +301,42 @@ class _Supervisor:
             self._child.kill()
             self._child.wait()
         self._child = None
+
+
+class _Supervisor:
+    """Keeps the programs, and answers the engine. They start in their order and end in the reverse."""
+
+    def __init__(self, control: socket.socket, programs: Sequence[_Program]) -> None:
+        self._control = control
+        self._programs = programs
+
+    def loop(self) -> None:
+        woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        while True:
+            due = [each.restart_at for each in self._programs if each.restart_at is not None]
+            timeout = max(0.0, min(due) - time.monotonic()) if due else None
+            ready, _, _ = select.select([self._control.fileno(), woken], [], [], timeout)
+            if woken in ready:
+                os.read(woken, 4096)
+            for each in self._programs:
+                each.mind()
+            if self._control.fileno() in ready:
+                data = self._control.recv(65536)
+                if not data:
+                    return
+                self._control.send(json.dumps(self._do(json.loads(data))).encode())
+
+    def _do(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            for each in self._programs if request["do"] == "start" else reversed(self._programs):
+                if request["do"] == "start":
+                    each.start(keep=bool(request["keep"]))
+                elif request["do"] == "stop":
+                    each.stop(int(request["signal"]))
+                elif request["do"] == "kill":
+                    each.kill()
+        except OSError as exc:
+            return {"error": str(exc)}
+        return {"pid": self._programs[-1].pid, "starts": self._programs[-1].starts}

@@ -6,19 +6,19 @@ Owns:  every namespace named host-*, router-* and core in this bubble. Runs insi
     node1 ─┐                                            ┌─ node3
     node2 ─┤ br0 router-rack1 ── core ── router-rack2 br0
                                   │ br0
-                          outside, etcd
+                          outside, the server
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 
 from calico_kernel.errors import CalicoError, UnsupportedError
 from calico_kernel.host import bubble, netns
+from calico_kernel.lab import servers
+from calico_kernel.lab.servers import which
 from calico_kernel.lab.topology import CORE, Host, Segment, Topology, router_name
 
 UPLINK = "eth0"
@@ -35,8 +35,6 @@ PROGRAMS = {
     "conntrack": "conntrack",
 }
 
-SERVER_PROGRAMS = {"etcd": ("etcd", "etcd-server")}
-"""Datastore -> (program of its server, package)."""
 SERVER_WIRE = ("169.254.250.1/30", "169.254.250.2/30")
 """Between the bubble's own network, where the lab itself reads and writes, and the server's host."""
 
@@ -56,18 +54,14 @@ class LabError(CalicoError):
 
 def check_programs(datastore: str) -> None:
     """Raises UnsupportedError with the exact install line when a program is missing."""
-    needed = dict([*PROGRAMS.items(), *(each for name, each in SERVER_PROGRAMS.items() if name == datastore)])
+    needed = {**PROGRAMS, **servers.PACKAGES.get(datastore, {})}
     missing = sorted({package for program, package in needed.items() if which(program) is None})
     if missing:
         raise UnsupportedError(
             what=f"programs that a lab needs are missing ({', '.join(missing)})",
             todo=f"sudo apt-get install -y --no-install-recommends {' '.join(missing)}",
         )
-
-
-def which(program: str) -> str | None:
-    """As shutil.which, also where an ordinary user's PATH does not look."""
-    return shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    servers.check(datastore)
 
 
 def ip_batch(namespace: str, lines: Iterable[str]) -> None:

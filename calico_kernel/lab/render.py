@@ -30,7 +30,8 @@ class Difference:
 @attrs.frozen(kw_only=True)
 class Outcome:
     """``enforced_ms``: from the datastore's acknowledgement to the last new flow with the old verdict; None when the
-    scenario changes no cell. ``apply_ms``: the calicoctl command up to that acknowledgement."""
+    scenario changes no cell. ``apply_ms``: the calicoctl command up to that acknowledgement. ``unsuited``: why it means
+    nothing on this datastore; nothing was measured then."""
 
     scenario: Scenario
     probes: Sequence[Probe]
@@ -41,6 +42,7 @@ class Outcome:
     apply_ms: float = 0.0
     enforced_ms: float | None = None
     seconds: float = 0.0
+    unsuited: str = ""
 
 
 class Style:
@@ -167,6 +169,8 @@ def service_name(service: Service) -> str:
 
 
 def verdict_line(outcome: Outcome, style: Style) -> str:
+    if outcome.unsuited:
+        return f"    {style.paint('not applicable', 33)} on this datastore: {outcome.unsuited}"
     cells, differ = len(outcome.probes), len(outcome.differences)
     if outcome.enforced_ms is None:
         enforced = "no cell changes"
@@ -197,6 +201,9 @@ def summary(outcomes: Sequence[Outcome], *, seconds: float, style: Style) -> str
         style.bold(f"{'SCENARIO':{width}}  {'CELLS':>6}  {'DIFFER':>6}  {'CHANGED':>7}  {'APPLY':>8}  {'ENFORCED':>8}")
     ]
     for each in outcomes:
+        if each.unsuited:
+            lines.append(f"{each.scenario.name:{width}}  {style.paint('not applicable', 33)}: {each.unsuited}")
+            continue
         differ = f"{len(each.differences):>6}"
         applied = f"{each.apply_ms:.0f} ms" if each.apply_ms else "-"
         enforced = "-" if each.enforced_ms is None else f"{each.enforced_ms:.0f} ms"
@@ -211,6 +218,9 @@ def summary(outcomes: Sequence[Outcome], *, seconds: float, style: Style) -> str
     lines.append("")
     words = f"{len(outcomes)} scenarios, {cells} cells measured with real packets, "
     words += style.paint(f"{differ_all} differ", 1, 31 if differ_all else 32)
+    unsuited = sum(bool(each.unsuited) for each in outcomes)
+    if unsuited:
+        words += f", {style.paint(f'{unsuited} scenarios not applicable', 33)}"
     if times:
         words += f"; enforced after {times[len(times) // 2]:.0f} ms (median), {times[-1]:.0f} ms (slowest)"
     lines.append(f"{words}; {seconds:.1f} s in all")

@@ -111,7 +111,8 @@ class Resident:
         return {**self.lab.state(), "pid": os.getpid()}
 
     def _do_command(self, request: Mapping[str, Any]) -> Any:
-        return {"argv": self.lab.command_in(request["place"], request["argv"]), "environment": hosts.host_environment()}
+        line = self.lab.command_in(request["place"], request["argv"])
+        return {"argv": line, "environment": hosts.host_environment(self.lab.topology)}
 
     def _do_exec(self, request: Mapping[str, Any]) -> Any:
         done = self.lab.run_on(request["place"], request["argv"], text=request.get("text", ""))
@@ -119,6 +120,15 @@ class Resident:
 
     def _do_calicoctl(self, request: Mapping[str, Any]) -> Any:
         return self.lab.calicoctl(request["arguments"], request.get("text", ""))
+
+    def _do_apply(self, request: Mapping[str, Any]) -> Any:
+        return self.lab.apply(request["text"])
+
+    def _do_delete(self, request: Mapping[str, Any]) -> Any:
+        return self.lab.delete(request["text"])
+
+    def _do_unsuited(self, request: Mapping[str, Any]) -> Any:
+        return self.lab.unsuited(request["text"])
 
     def _do_probe(self, request: Mapping[str, Any]) -> Any:
         return self.lab.probe(
@@ -130,7 +140,7 @@ class Resident:
 
     def _do_follow(self, request: Mapping[str, Any]) -> Any:
         return self.lab.change_and_follow(
-            [(arguments, text) for arguments, text in request["steps"]],
+            [(verb, text) for verb, text in request["steps"]],
             [Probe(*each) for each in request["probes"]],
             request["expected"],
             request["deadline_s"],

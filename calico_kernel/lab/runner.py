@@ -95,6 +95,7 @@ def as_json(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
                 "title": outcome.scenario.title,
                 "cells": len(outcome.probes),
                 "differ": len(outcome.differences),
+                **({"not_applicable": outcome.unsuited} if outcome.unsuited else {}),
                 "changed": outcome.changed,
                 "apply_ms": outcome.apply_ms,
                 "enforced_ms": outcome.enforced_ms if outcome.enforced_ms is not None else 0.0,
@@ -149,6 +150,10 @@ class Runner:
         for number, scenario in enumerate(chosen, 1):
             report.begin(number, len(chosen), scenario)
             started = time.monotonic()
+            unsuited = self._lab.ask("unsuited", text=scenario.manifest) if scenario.has_documents else ""
+            if unsuited:
+                yield Outcome(scenario=scenario, probes=(), expected=(), measured=(), unsuited=unsuited)
+                continue
             try:
                 outcome = self._measure(scenario, started)
             finally:
@@ -162,7 +167,7 @@ class Runner:
         changing = [index for index, old in enumerate(before) if old != after[index]]
         followed = self._lab.ask(
             "follow",
-            steps=[(["apply", "-f", "-"], scenario.manifest)] if scenario.has_documents else [],
+            steps=[("apply", scenario.manifest)] if scenario.has_documents else [],
             probes=[probes[index] for index in changing],
             expected=[after[index] for index in changing],
             deadline_s=ENFORCED_DEADLINE_S,
@@ -194,9 +199,7 @@ class Runner:
         """Delete what the scenario brought and wait until it no longer shows."""
         if not scenario.has_documents:
             return
-        self._lab.ask(
-            "calicoctl", arguments=["delete", "--skip-not-exists", "-f", "-"], text=scenario.reversed_manifest
-        )
+        self._lab.ask("delete", text=scenario.reversed_manifest)
         probes = self.probes(scenario)
         expected = self._lab.ask("expect", probes=probes)["allowed"]
         self._lab.ask("probe", probes=probes, expected=expected, timeout_s=0.1, patience_s=PATIENCE_S)

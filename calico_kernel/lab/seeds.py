@@ -2,7 +2,8 @@
 
 In:    a Topology.   Out: ``projectcalico.org/v3`` documents, applied by calicoctl.   Pure.
 
-Profiles are what Calico makes of Kubernetes namespaces and service accounts (``kns.``, ``ksa.``).
+Profiles are what Calico makes of Kubernetes namespaces and service accounts (``kns.``, ``ksa.``). A lab on Kubernetes
+has those themselves (calico_kernel.lab.cluster).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def documents(topology: Topology) -> list[dict[str, Any]]:
         )
         for pool in topology.pools
     ]
-    for namespace in topology.namespaces:
+    for namespace in () if topology.datastore == "kubernetes" else topology.namespaces:
         labels = {
             **namespace.labels,
             "kubernetes.io/metadata.name": namespace.name,

@@ -24,7 +24,7 @@ NODES_PER_RACK_MAX = 200
 OUTSIDE_MAX = 200
 CORE = "core"
 
-Datastore = Literal["sqlite", "etcd"]
+Datastore = Literal["sqlite", "etcd", "kubernetes"]
 DATASTORES: tuple[Datastore, ...] = get_args(Datastore)
 _SERVER_INDEX = 250
 

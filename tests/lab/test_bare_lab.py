@@ -245,11 +245,18 @@ def test_missing_server_is_told_with_its_package_to_who_asked_for_it(monkeypatch
         client.start(topology.with_datastore(topology.demo(), "etcd"), name=fresh_name(), tied=True)
 
 
+def test_missing_api_server_is_told_with_what_builds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    with pytest.raises(CalicoError, match=r"kube-apiserver.*does not have it.*sh tools/kubernetes/build\.sh"):
+        client.start(topology.with_datastore(topology.demo(), "kubernetes"), name=fresh_name(), tied=True)
+
+
 def test_configuration_of_the_machine_does_not_reach_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALICO_NODE", "elsewhere")
+    monkeypatch.setenv("KUBECONFIG", "/elsewhere")
     monkeypatch.setenv("FELIX_LOGSEVERITYSCREEN", "Debug")
     with client.start(topology.generated(1, 1), name=fresh_name(), tied=True, agents=False) as lab:
         shown = lab.ask("exec", place="node1", argv=["env"])["out"].splitlines()
-    assert not any(line.startswith("CALICO_NODE=") for line in shown)
+    assert not any(line.startswith(("CALICO_NODE=", "KUBECONFIG=")) for line in shown)
     assert "FELIX_LOGSEVERITYSCREEN=Debug" in shown
     assert "CALICO_CONFIG=/run/calico/calico.yaml" in shown

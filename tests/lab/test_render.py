@@ -78,3 +78,13 @@ def test_json_has_the_promised_keys() -> None:
 
 def test_colour_is_only_used_when_asked_for() -> None:
     assert "\033[" in render.matrices(outcome(), Style(colour=True, unicode=True))
+
+
+def test_scenario_that_means_nothing_on_the_datastore_is_named_with_the_reason_and_not_counted() -> None:
+    unsuited = attrs.evolve(outcome(), probes=(), expected=(), measured=(), unsuited="pods are pods")
+    assert "not applicable on this datastore: pods are pods" in render.verdict_line(unsuited, PLAIN)
+    text = render.summary([outcome(), unsuited], seconds=1.0, style=PLAIN)
+    assert "x  not applicable: pods are pods" in text
+    assert "12 cells measured with real packets, 0 differ, 1 scenarios not applicable" in text
+    (named,) = [each for each in runner.as_json([unsuited], 1.0)["scenarios"] if "not_applicable" in each]
+    assert (named["cells"], named["not_applicable"]) == (0, "pods are pods")

@@ -65,6 +65,7 @@ def test_a_topology_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("racks: {r: [a]}\nextra: 1", "extra"),
         ("racks: {r: [a]}\ndatastore: consul", "consul"),
         ("racks: {r: [etcd]}\ndatastore: etcd", "a host is named etcd"),
+        ("racks: {r: [kubernetes]}\ndatastore: kubernetes", "a host is named kubernetes"),
         ("racks: [", "not a lab topology"),
     ],
 )
@@ -73,13 +74,14 @@ def test_impossible_topology_is_refused_with_its_reason(text: str, said: str) ->
         topology.load(text)
 
 
-def test_server_of_the_datastore_is_a_host_outside_of_its_own_address() -> None:
+@pytest.mark.parametrize("datastore", ["etcd", "kubernetes"])
+def test_server_of_the_datastore_is_a_host_outside_of_its_own_address(datastore: topology.Datastore) -> None:
     assert topology.demo().server is None
-    made = topology.with_datastore(topology.demo(), "etcd")
+    made = topology.with_datastore(topology.demo(), datastore)
     assert made.server is not None
     assert made.server.ipv4 not in {host.ipv4 for host in (*made.nodes, *made.outside)}
-    assert "etcd" in made.place_names()
-    assert topology.load("racks: {r: [a]}\ndatastore: etcd").server == made.server
+    assert datastore in made.place_names()
+    assert topology.load(f"racks: {{r: [a]}}\ndatastore: {datastore}").server == made.server
 
 
 def test_seeds_are_a_pool_each_and_a_profile_for_each_namespace_and_account() -> None:
@@ -89,3 +91,8 @@ def test_seeds_are_a_pool_each_and_a_profile_for_each_namespace_and_account() ->
     shop = next(each for each in made if each["metadata"]["name"] == "kns.shop")
     assert shop["spec"]["labelsToApply"]["pcns.team"] == "sales"
     assert shop["spec"]["labelsToApply"]["pcns.projectcalico.org/name"] == "shop"
+
+
+def test_cluster_has_its_own_namespaces_and_accounts_so_that_only_pools_are_seeded() -> None:
+    made = seeds.documents(topology.with_datastore(topology.demo(), "kubernetes"))
+    assert {each["kind"] for each in made} == {"IPPool"}
