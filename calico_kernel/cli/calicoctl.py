@@ -76,6 +76,15 @@ COMMANDS: Mapping[str, Command] = {
             "gnp -o jsonpath='{.items[*].metadata.name}'",
         ),
     ),
+    "convert": Command(
+        "calico_kernel.cli.convert",
+        "make v3 resources of manifests of Calico's first API or of Kubernetes",
+        (
+            "-f policy-v1.yaml > policy.yaml",
+            "-f old/ -R -o json",
+            "-f - --from kubernetes < pods.yaml",
+        ),
+    ),
     "validate": Command("calico_kernel.cli.write", "check resources without a datastore", ("-f manifests/ -R",)),
     "explain": Command(
         "calico_kernel.cli.explain",

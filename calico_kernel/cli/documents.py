@@ -61,6 +61,12 @@ def strict(document: dict[str, Any]) -> Resource:
     """The resource that ``document`` is. Raises FileError naming every wrong field."""
     from calico_kernel.model.documents import to_resource
 
+    if document.get("apiVersion") == "v1":
+        from calico_kernel.model import upgrade
+
+        if upgrade.supported(document):
+            said = f"{upgrade.title(document)} is of Calico's first API, which is not stored"
+            raise FileError(f"{said}; calicoctl convert -f FILE writes it as a v3 resource")
     try:
         return to_resource(document)
     except ValidationError as exc:

@@ -119,7 +119,7 @@ def _offline(args: argparse.Namespace) -> Iterator[Any]:
     wrong: list[str] = []
     for _, documents in read(args.filename, wrong, recursive=args.recursive):
         for document in documents:
-            if _irrelevant(document):
+            if irrelevant(document):
                 subject = f"{document.get('kind')}({metadata_name(document)})"
                 print(visible(f"{subject} is passed over: it has no say over packets"), file=sys.stderr)
                 continue
@@ -136,7 +136,7 @@ def _offline(args: argparse.Namespace) -> Iterator[Any]:
     yield from (Tier(metadata=ObjectMeta(name=name), spec=spec) for name, spec in TIERS.items() if name not in present)
 
 
-def _irrelevant(document: dict[str, Any]) -> bool:
+def irrelevant(document: dict[str, Any]) -> bool:
     """A document of Kubernetes that stands beside policies in a directory of manifests and decides nothing."""
     group, _, version = str(document.get("apiVersion", "")).rpartition("/")
     kinds = IRRELEVANT.get(group)
