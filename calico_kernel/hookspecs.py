@@ -12,8 +12,8 @@ import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
 import pluggy
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     import argparse
@@ -45,8 +45,7 @@ hookimpl = pluggy.HookimplMarker("calico")
 # ── what a plugin says of itself, and what the kernel lends it ────────────────────────────────────────────────────────
 
 
-@attrs.frozen(kw_only=True)
-class PluginInfo:
+class PluginInfo(Struct, frozen=True, kw_only=True):
     """hook_api: the version it was written for. settings: a ``msgspec.Struct`` (frozen, kw_only,
     forbid_unknown_fields) whose fields, defaults and docstring are the plugin's settings; None for a plugin
     without any."""
@@ -57,8 +56,7 @@ class PluginInfo:
     distribution: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class Services:
+class Services(Struct, frozen=True, kw_only=True):
     """What a factory may use. The kernel fills in what exists by then: a datastore factory gets no datastore."""
 
     node: str
@@ -158,16 +156,14 @@ def calico_health_checks(services: Services) -> Sequence[HealthCheck]:
     """More conditions for readiness and liveness."""
 
 
-@attrs.frozen(kw_only=True)
-class Validator:
+class Validator(Struct, frozen=True, kw_only=True):
     """``check(resource)`` yields (field path, reason) for what is wrong; nothing when all is well. Pure."""
 
     name: str
     check: Callable[[Resource], Iterable[tuple[str, str]]]
 
 
-@attrs.frozen(kw_only=True)
-class CliCommand:
+class CliCommand(Struct, frozen=True, kw_only=True):
     """``program``: "calico" or "calicoctl". ``configure`` adds arguments; ``run`` returns the exit status. Its
     arguments also have ``client``: a function that opens the datastore on its first call and returns the resource
     client (``calico_kernel.client.Client``), which is closed after ``run``."""
@@ -179,27 +175,24 @@ class CliCommand:
     run: Callable[[argparse.Namespace], int]
 
 
-@attrs.frozen(kw_only=True)
-class Metric:
+class Metric(Struct, frozen=True, kw_only=True):
     """One sample. ``kind``: counter or gauge."""
 
     name: str
     help: str
     kind: str
     value: float
-    labels: Mapping[str, str] = attrs.field(factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@attrs.frozen(kw_only=True)
-class Health:
+class Health(Struct, frozen=True, kw_only=True):
     """``reason`` in words for people; required when not ok."""
 
     ok: bool
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class HealthCheck:
+class HealthCheck(Struct, frozen=True, kw_only=True):
     """``affects``: "readiness" or "liveness". ``check`` answers from memory."""
 
     name: str
@@ -381,24 +374,21 @@ class Ipam(abc.ABC):
         """Forget a node: its affinities (blocks still in use lose theirs), and its marker."""
 
 
-@attrs.frozen(kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """One thing that could not be applied. The desired state is kept; the agent retries with back-off."""
 
     subject: str
     reason: str
 
 
-@attrs.frozen(kw_only=True)
-class Lack:
+class Lack(Struct, frozen=True, kw_only=True):
     """Something the host cannot do. ``effect`` says what is done instead (e.g. "rules with SCTP ports deny")."""
 
     capability: str
     effect: str
 
 
-@attrs.frozen(kw_only=True)
-class ApplyReport:
+class ApplyReport(Struct, frozen=True, kw_only=True):
     """failures: empty means converged. programmed: local workloads whose policy is enforced as of this apply.
     next_check_s: ask for another apply after so long (a timer), None for none. changes: writes made."""
 

@@ -4,6 +4,7 @@ In:    ``PluginChoice`` values from ``calico_kernel.config``.
 Out:   ``Loaded`` plugins and the pluggy manager that holds them, to ``calico_kernel.compose``.
 Owns:  nothing. Imports the modules named and no other; nothing outside the process is touched.
 
+stevedore finds and loads; what it found is remembered (``calico_kernel.entrypoints``) until something is installed.
 The order is: found by entry point, imported, hook API version checked, settings decoded, registered, hooks checked.
 """
 
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import pluggy
 from msgspec import Struct
-from stevedore.named import NamedExtensionManager
 
-from calico_kernel import hookspecs
+from calico_kernel import entrypoints, hookspecs
 from calico_kernel.config import Located, Origin, PluginChoice
 from calico_kernel.config.source import did_you_mean
 from calico_kernel.config.typed import decode, unread
@@ -106,15 +107,21 @@ def load_plugins(choices: Sequence[PluginChoice]) -> Plugins:
     """Load exactly what is named. Raises PluginError or ConfigError; nothing outside the process was touched."""
     loaded: list[Loaded] = []
     absent: dict[str, CalicoError] = {}
+    remembered = entrypoints.recall()
+    searched = False
     for choice in choices:
         try:
-            module, target = _find(choice)
+            found = _remembered(remembered.get(choice.name, ""))
+            searched |= found is None
+            module, target = found or _find(choice)
         except _Absent as exc:
             if choice.origin.kind != "default":
                 raise exc.error from None
             absent[choice.family] = exc.error
             continue
         _add(loaded, choice, module, target)
+    if searched:
+        entrypoints.remember(FAMILIES)
     return Plugins(manager=_register(loaded), loaded=tuple(loaded), absent=absent)
 
 
@@ -123,8 +130,18 @@ class _Absent(Exception):
         self.error = error
 
 
+def _remembered(target: str) -> tuple[Any, str] | None:
+    """None when nothing is remembered, or it does not load: then stevedore looks, and its finding is told."""
+    try:
+        return (import_module(target), target) if target else None
+    except Exception:  # noqa: BLE001  another's module may fail in any way
+        return None
+
+
 def _find(choice: PluginChoice) -> tuple[Any, str]:
     """The module behind the entry point, and its dotted name."""
+    from stevedore.named import NamedExtensionManager
+
     group = f"calico.{choice.family}"
     problems: list[tuple[str, BaseException]] = []
     found: NamedExtensionManager[Any] = NamedExtensionManager(
@@ -156,6 +173,8 @@ def _installed_since(group: str, word: str) -> bool:
     """Whether a plugin is there that stevedore's cache on disk does not know yet; makes stevedore look again. The cache
     takes two installations within the same two minutes for one (it keeps file times as 32-bit floats)."""
     from importlib.metadata import entry_points
+
+    from stevedore.named import NamedExtensionManager
 
     fresh = list(entry_points(group=group))
     if not any(entry.name == word for entry in fresh):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import attrs
+import msgspec
 
 from calico_kernel.agent import logs
 from calico_kernel.agent.feed import LOCKED, Feed
@@ -215,7 +216,7 @@ class NodeAgent:
     # ── what plugins are lent ─────────────────────────────────────────────────────────────────────────────────────
 
     def _lend(self, plugin: str) -> Services:
-        return attrs.evolve(
+        return msgspec.structs.replace(
             self._composition.services(plugin),
             request_apply=partial(self._poke, plugin),
             admit_endpoint=self._admit,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
+import msgspec
 
 from calico_kernel.errors import CalicoError
 from calico_kernel.hookspecs import ApplyReport, Driver, Failure, Lack
@@ -140,7 +141,9 @@ class DriverWorker(threading.Thread):
         finally:
             state.busy_since = None
         if self._whole_wanted is not None:
-            report = attrs.evolve(report, failures=[*report.failures, self._whole_wanted], programmed=frozenset())
+            report = msgspec.structs.replace(
+                report, failures=[*report.failures, self._whole_wanted], programmed=frozenset()
+            )
         seconds = time.monotonic() - started
         state.applies += 1
         state.total_seconds += seconds

@@ -9,8 +9,10 @@ Only the parser of the command asked for is built, so the number of commands cos
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calico_kernel.cli.session import Failed, Session, described
@@ -114,9 +116,7 @@ class Program(NamedTuple):
 
     def _own_parser(self, word: str, module: Any) -> argparse.ArgumentParser:
         about = f"{_sentence(self.commands[word].help)}."
-        parser = argparse.ArgumentParser(
-            prog=f"{self.name} {word}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        parser = _Parser(prog=f"{self.name} {word}", description=about)
         lines = [f"  {self.name} {word} {example}".rstrip() for example in self.commands[word].examples]
         parser.epilog = "\n".join(["examples:", *lines]) if lines else None
         module.configure(word, parser)
@@ -124,13 +124,13 @@ class Program(NamedTuple):
         return parser
 
     def _added_parser(self, extra: CliCommand) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(prog=f"{self.name} {extra.name}", description=extra.help)
+        parser = _Parser(prog=f"{self.name} {extra.name}", description=extra.help)
         extra.configure(parser)
         self._repeat_common(parser)
         return parser
 
     def _parser(self, prog: str, about: str) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(prog=prog, description=about)
+        parser = _Parser(prog=prog, description=about)
         self.common(parser)
         _add_config(parser)
         return parser
@@ -141,7 +141,7 @@ class Program(NamedTuple):
             if isinstance(action, argparse._SubParsersAction):
                 for below in action.choices.values():
                     self._repeat_common(below)
-        common = argparse.ArgumentParser(add_help=False)
+        common = _Parser(add_help=False)
         _add_config(common)
         self.common(common)
         for action in common._actions:
@@ -170,7 +170,47 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str], args: argparse
     """Options may stand between the words, except where sub-commands or a foreign command line follow."""
     if any(action.nargs in {argparse.PARSER, argparse.REMAINDER} for action in parser._actions):
         return parser.parse_args(argv, args)
+    parser.usage = _LATER
     return parser.parse_intermixed_args(argv, args)
+
+
+_LATER = "written when it is shown"
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse makes one for each option it learns of, and asks for the terminal's width each time."""
+
+    def __init__(self, prog: str, **given: Any) -> None:
+        given.setdefault("width", _width())
+        super().__init__(prog, **given)
+
+
+@cache
+def _width() -> int:
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given):
+        return int(given) - 2
+    try:
+        return (os.get_terminal_size(sys.__stdout__.fileno()).columns or 80) - 2 if sys.__stdout__ else 78
+    except (OSError, ValueError):
+        return 78
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse writes the usage of an intermixed command line before it parses it, for an error that may not come; with
+    what that imports it is a twentieth of a short command's time."""
+
+    def __init__(self, **given: Any) -> None:
+        given.setdefault("formatter_class", _Formatter)
+        super().__init__(**given)
+
+    def format_usage(self) -> str:
+        self.usage = None if self.usage is _LATER else self.usage
+        return super().format_usage()
+
+    def format_help(self) -> str:
+        self.usage = None if self.usage is _LATER else self.usage
+        return super().format_help()
 
 
 def _show_log(level: str) -> None:

@@ -19,7 +19,6 @@ of theirs is understood in place of ours.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -197,7 +196,7 @@ def _node(given: Located | None, environment: Mapping[str, str]) -> tuple[str, O
     if "CALICO_NODE" in environment:
         given = Located(environment["CALICO_NODE"], Origin("environment", "CALICO_NODE"))
     if given is None:
-        return socket.gethostname().lower(), DEFAULT
+        return os.uname().nodename.lower(), DEFAULT
     name = given.value
     if not isinstance(name, str) or not name or name != name.strip().lower() or "/" in name:
         raise ConfigError(

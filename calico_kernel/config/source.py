@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import yaml
 from msgspec import Struct
 
 from calico_kernel.errors import ConfigError
@@ -65,14 +64,15 @@ DEEPEST = 64
 """Far beyond any configuration. The YAML library calls itself for each level, so a deeper text would end the process;
 a short one whose aliases multiply would never end."""
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def parse(text: str, file: str) -> Located:
     """Read one YAML document. Raises ConfigError with file and line for bad YAML and for a key given twice."""
-    loader = _Loader(text)
+    import yaml
+
+    kind: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = kind(text)
     try:
-        _measure(text, file)
+        _measure(text, file, kind)
         root = loader.get_single_node()
         if root is None:
             return Located({}, Origin("file", file, 1))
@@ -88,9 +88,11 @@ def parse(text: str, file: str) -> Located:
         loader.dispose()
 
 
-def _measure(text: str, file: str) -> None:
+def _measure(text: str, file: str, kind: Any) -> None:
+    import yaml
+
     depth = 0
-    for number, event in enumerate(yaml.parse(text, _Loader)):
+    for number, event in enumerate(yaml.parse(text, kind)):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -107,23 +109,27 @@ def _too_much(place: object) -> ConfigError:
 
 
 def _locate(loader: Any, node: Any, file: str, above: tuple[int, ...], counter: Iterator[int]) -> Located:
+    from yaml import MappingNode, SequenceNode
+
     origin = Origin("file", file, node.start_mark.line + 1)
     if next(counter) > MOST_VALUES:
         raise _too_much(origin)
     if id(node) in above:
         raise ConfigError(what=f"{origin}: an anchor contains itself", todo="write the value out instead")
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, MappingNode):
         return Located(_mapping(loader, node, file, (*above, id(node)), counter), origin)
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, SequenceNode):
         return Located([_locate(loader, item, file, (*above, id(node)), counter) for item in node.value], origin)
     return Located(loader.construct_object(node), origin)
 
 
 def _mapping(loader: Any, node: Any, file: str, above: tuple[int, ...], counter: Iterator[int]) -> dict[str, Located]:
+    from yaml import ScalarNode
+
     found: dict[str, Located] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
+        if not isinstance(key_node, ScalarNode):
             raise ConfigError(what=f"{file}:{line}: a key must be plain text", todo="name the setting with one word")
         key = str(key_node.value)
         if key in found:

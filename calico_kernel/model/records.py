@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-import attrs
+from msgspec import Struct
 
 from calico_kernel.model.keys import Key
 from calico_kernel.model.meta import Resource
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from calico_kernel.model.status import EndpointStatus, NodeStatus
 
 
-@attrs.frozen(slots=True)
-class Malformed:
+class Malformed(Struct, frozen=True):
     """A stored value that does not decode: counts as absent; the reason is logged, counted and shown.
 
     ``instead``: what counts in its place. Only a policy has one: the same policy, denying in the directions it governs,
@@ -35,8 +34,7 @@ Value: TypeAlias = (
 """Text, so that reading a resource does not import what only addresses need."""
 
 
-@attrs.frozen(slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """``revision``: a decimal number; of two revisions of one key, the greater is the newer."""
 
     key: Key
@@ -44,16 +42,14 @@ class Record:
     revision: str
 
 
-@attrs.frozen(slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """Everything that matched, and the revision to watch from, which is opaque."""
 
     records: Sequence[Record]
     revision: str
 
 
-@attrs.frozen(slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """``record`` None means deleted."""
 
     key: Key

@@ -28,10 +28,3 @@ def test_official_configuration_is_shown_with_its_lines_and_without_secrets(
     monkeypatch.delenv("CALICO_CONFIG")
     monkeypatch.setenv("ETCD_ENDPOINTS", "http://127.0.0.1:1")
     assert "environment ETCD_ENDPOINTS" in ctl("config", "show").out
-
-
-def test_kubernetes_datastore_without_its_plugin_says_how_to_get_it(ctl: Any, tmp_path: Path) -> None:
-    file = tmp_path / "calicoctl.cfg"
-    file.write_text(V3 + "kind: CalicoAPIConfig\nspec: {datastoreType: kubernetes}\n")
-    ran = ctl("config", "check", "-c", str(file))
-    assert ran.status == 0 or "run `pip install calico-datastore-kdd`" in ran.err

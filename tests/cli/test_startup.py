@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEAVY = (
     "pyroute2",
     "kubernetes",
@@ -17,6 +19,15 @@ HEAVY = (
     "hypothesis",
     "pkg_resources",
     "difflib",
+    "attr",
+    "ctypes",
+    "email",
+    "hashlib",
+    "importlib.metadata",
+    "random",
+    "shutil",
+    "socket",
+    "stevedore",
     "calico_kernel.agent",
     "calico_kernel.calc",
     "calico_kernel.lab",
@@ -27,22 +38,34 @@ HEAVY = (
 """Modules that reading a resource has no use for."""
 
 
-def _imported(config: Path, *argv: str) -> set[str]:
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is remembered of earlier runs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def _imported(config: Path | None, *argv: str) -> set[str]:
     program = (
         "import sys; from calico_kernel.cli.calicoctl import main; status = main(sys.argv[1:]);"
         "print('\\n'.join(sys.modules), file=sys.stderr); sys.exit(status)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "-c", str(config), *argv], capture_output=True, text=True, check=False
-    )
+    given = ["-c", str(config)] if config is not None else []
+    done = subprocess.run([sys.executable, "-c", program, *given, *argv], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
 
 
 def test_get_imports_nothing_heavy(config: Path) -> None:
+    _imported(config, "get", "networkpolicies", "-A")  # stevedore finds the plugins, once
     modules = _imported(config, "get", "networkpolicies", "-A")
     assert "calico_kernel.cli.get" in modules
     assert [name for name in HEAVY if any(m == name or m.startswith(f"{name}.") for m in modules)] == []
+
+
+def test_without_a_configuration_file_no_yaml_is_imported(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CALICO_CONFIG")
+    monkeypatch.setenv("CALICO_DATASTORE_PATH", str(config.parent / "other.db"))
+    assert "yaml" not in _imported(None, "get", "nodes")
 
 
 def test_help_of_the_version_opens_nothing(config: Path) -> None:

@@ -31,6 +31,7 @@ def calico_plugin():
 def make_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePlugin]:
     made: list[str] = []
     before = dict(ExtensionManager.ENTRY_POINT_CACHE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def make(family: str, word: str, body: str, *, head: str = HEAD, also: tuple[tuple[str, str], ...] = ()) -> str:
         module = f"made_plugin_{tmp_path.name.replace('-', '_')}_{len(made)}"

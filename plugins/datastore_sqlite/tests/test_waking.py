@@ -73,7 +73,7 @@ def test_without_inotify_a_watch_still_sees_what_others_write_and_says_so(
         def inotify_init1(self, _flags: int) -> int:
             return -1
 
-    monkeypatch.setattr(notify, "_libc", NoInotify())
+    monkeypatch.setattr(notify, "_libc", NoInotify)
     store = SqliteDatastore(settings)
     watch = store.watch([ALL_SETS], revision=store.list([ALL_SETS]).revision)
     with caplog.at_level(logging.WARNING):

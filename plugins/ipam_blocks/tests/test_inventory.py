@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
-import attrs
 import msgspec
 import pytest
 from hypothesis import given
@@ -140,7 +139,7 @@ def test_plugin_needs_a_datastore_and_describes_its_settings() -> None:
     services = Services(node="n1", log=logging.getLogger("test"))
     with pytest.raises(ConfigError, match="no datastore"):
         plugin.calico_ipam(BlocksSettings(), services)
-    ipam = plugin.calico_ipam(BlocksSettings(), attrs.evolve(services, datastore=MemoryDatastore()))
+    ipam = plugin.calico_ipam(BlocksSettings(), msgspec.structs.replace(services, datastore=MemoryDatastore()))
     assert list(ipam.check()) == []
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"block_size": 26}, BlocksSettings)

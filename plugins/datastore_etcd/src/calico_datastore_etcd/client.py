@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import attrs
 import grpc
+from msgspec import Struct
 
 from calico_datastore_etcd import proto
 from calico_datastore_etcd.settings import EtcdSettings
@@ -47,8 +47,7 @@ _CONNECTION = (
 _NO_TOKEN = ("invalid auth token", "revision of auth store is old")
 
 
-@attrs.define(eq=False)
-class Connection:
+class Connection(Struct, eq=False):
     """One channel to one member, and its calls."""
 
     address: str

@@ -16,14 +16,13 @@ import contextlib
 import errno
 import logging
 import os
-import random
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
+from msgspec import Struct, field
 
 from calico_datastore_sqlite.settings import SqliteSettings
 from calico_kernel.errors import DatastoreUnavailable
@@ -50,15 +49,14 @@ FIRST_WAIT_S, LONGEST_WAIT_S = (
 _ABANDONED: list[object] = []  # connections inherited by fork; closing them here could disturb the parent's locks
 
 
-@attrs.define(eq=False)
-class Opened:
+class Opened(Struct, eq=False):
     """One opening of the file. A replaced file gives a new one; connections of the old are closed when returned."""
 
     identity: tuple[int, int]
     pid: int
     journal: frozenset[tuple[str, int]]
     """(path, inode) of the -wal and -shm that go with this file."""
-    readers: list[sqlite3.Connection] = attrs.field(factory=list)
+    readers: list[sqlite3.Connection] = field(default_factory=list)
     writer: sqlite3.Connection | None = None
     journal_fd: int = -1
     """The -wal, to flush it. Only the database file itself must never be opened beside SQLite: closing any descriptor
@@ -334,7 +332,9 @@ class Database:
             except sqlite3.OperationalError as exc:
                 if not is_busy(exc) or time.monotonic() >= deadline:
                     raise
-            time.sleep(wait_s * random.uniform(0.5, 1.5))
+            from random import uniform
+
+            time.sleep(wait_s * uniform(0.5, 1.5))
             wait_s = min(wait_s * 1.5, LONGEST_WAIT_S)
 
     def _retire(self, opened: Opened) -> None:

@@ -8,18 +8,31 @@ Owns:  one inotify descriptor and one thread for each datastore object, from the
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import select
 import threading
+from functools import cache
+from typing import Any
 
 IN_ATTRIB, IN_MOVE_SELF, IN_DELETE_SELF = 0x4, 0x800, 0x400
 BACKSTOP_S = 1.0
 """A writer that was killed between its commit and its touch is noticed after so long."""
 WITHOUT_INOTIFY_S = 0.05
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+@cache
+def _libc() -> Any:
+    """Loaded by the first who waits: a tool that only reads has no use for it."""
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _errno() -> int:
+    import ctypes
+
+    return ctypes.get_errno()
 
 
 class CommitNotifier:
@@ -57,7 +70,7 @@ class CommitNotifier:
         """The path may name another file now."""
         if self._pid == os.getpid() and self._inotify >= 0:
             # -1 (no such file just now) is harmless: the slow look finds the file again and calls this again.
-            _libc.inotify_add_watch(self._inotify, self._path, IN_ATTRIB | IN_MOVE_SELF | IN_DELETE_SELF)
+            _libc().inotify_add_watch(self._inotify, self._path, IN_ATTRIB | IN_MOVE_SELF | IN_DELETE_SELF)
 
     def close(self) -> None:
         self.bump()
@@ -68,12 +81,12 @@ class CommitNotifier:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._inotify = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._inotify = _libc().inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._inotify < 0:
             self._backstop_s = WITHOUT_INOTIFY_S
             self._log.warning(
                 "no inotify (%s): looking for changes every %g s instead; raise fs.inotify.max_user_instances",
-                os.strerror(ctypes.get_errno()),
+                os.strerror(_errno()),
                 WITHOUT_INOTIFY_S,
             )
             return
