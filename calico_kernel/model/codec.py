@@ -65,10 +65,18 @@ def encode(value: Value | Malformed) -> bytes:
     if isinstance(value, Resource):
         value = _to_stored(value)
     try:
-        raw = _encoder.encode(value if document is None else unread.completed(value, document))
+        return to_json(value if document is None else unread.completed(value, document))
     except UnicodeEncodeError as exc:
         subject = f"{value.kind}({value.metadata.name!r})" if isinstance(value, Resource) else type(value).__name__
         raise ValidationError(subject, [("", f"cannot be stored: {exc}")]) from exc
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON as Go's encoder writes it; maps in the order of their keys."""
+    return with_go_escapes(_encoder.encode(value))
+
+
+def with_go_escapes(raw: bytes) -> bytes:
     for plain, escaped in _GO_ESCAPES:
         if plain in raw:
             raw = raw.replace(plain, escaped)

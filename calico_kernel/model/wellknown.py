@@ -23,6 +23,8 @@ DEFAULT_ALLOW_PROFILE = "projectcalico-default-allow"
 """Built in: allows everything both ways; never stored."""
 
 KUBERNETES_POLICY_PREFIX = "knp.default."
+KUBERNETES_CLUSTER_POLICY_PREFIX = "kcnp."
+"""Before the name of a ClusterNetworkPolicy of Kubernetes, where it is a GlobalNetworkPolicy."""
 
 TIERS: dict[str, tuple[float, Literal["Deny", "Pass"]]] = {
     "default": (1_000_000, "Deny"),

@@ -24,11 +24,11 @@ from msgspec import Struct
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Record, Value
 
-CRD_GROUP = "crd.projectcalico.org/v1"
-"""Calico's custom resources under their first group: metadata in an annotation, uids of their own."""
-V3_GROUP = "projectcalico.org/v3"
-"""The same as custom resources under their own group: stored as they are."""
 Group = Literal["crd.projectcalico.org/v1", "projectcalico.org/v3"]
+CRD_GROUP: Group = "crd.projectcalico.org/v1"
+"""Calico's custom resources under their first group: metadata in an annotation, uids of their own."""
+V3_GROUP: Group = "projectcalico.org/v3"
+"""The same as custom resources under their own group: stored as they are."""
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -153,7 +153,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Mapping(abc.ABC):
-    """Between the model and one API group. ``calico_datastore_kdd.mapping.open_mapping`` makes one."""
+    """Between the model and one API group. ``calico_datastore_kdd.mapping.open_mapping`` makes one. ``KeyError`` for a
+    kind that is not registered."""
 
     group: Group
 
@@ -166,30 +167,34 @@ class Mapping(abc.ABC):
         """All that any query may need."""
 
     @abc.abstractmethod
-    def locate(self, key: Key) -> Sequence[Place]:
-        """Where the object of a key can be: the usual place first; more for objects written by older releases under
-        another name. () where there never is one: the record does not exist."""
+    def locate(self, key: Key) -> Place | None:
+        """Where the object of a key is. None: there never is one, the record does not exist. An object there whose
+        record has another key (handles that differ in case only, a Pod on another node) is not the one."""
 
     @abc.abstractmethod
     def creation(self, key: Key, value: Value) -> Request:
-        """Make the record. For a derived one, complete its object, which must be there (``Place.derived``): a patch,
-        which for compare-and-swap takes the revision that ``updating`` does. Raises NotPermitted where nothing of it
-        may be written."""
+        """Make the record. For a derived one, complete its object, which must be there (``Place.derived``): the same
+        patch as ``updating`` without revision. Raises NotPermitted where nothing of it may be written."""
 
     @abc.abstractmethod
-    def updating(self, key: Key, value: Value, *, revision: str, place: Place | None = None) -> Request:
-        """Replace the record as of ``revision`` (a custom resource always needs one; "" patches a derived object as it
-        is now). ``place``: where it was found, when not at the first of ``locate``. Raises NotPermitted."""
+    def updating(self, key: Key, value: Value, *, revision: str) -> Request:
+        """Replace the record as of ``revision``. A custom resource always needs one; "" patches a derived object as it
+        is now. Raises NotPermitted."""
 
     @abc.abstractmethod
-    def deletion(self, key: Key, *, revision: str = "", place: Place | None = None) -> Request:
-        """Remove the record, only as of ``revision`` unless "". The answer of a derived one is the object as it is
-        now; of a custom resource the object, or a Status. Raises NotPermitted."""
+    def completion(self, key: Key, value: Value, answer: bytes) -> Request | None:
+        """After ``creation`` or ``updating``, whose answer was ``answer``: the second request for a kind whose status
+        the API server keeps apart and that has now another one than ``value``; None for all that is done."""
+
+    @abc.abstractmethod
+    def deletion(self, key: Key, *, revision: str = "") -> Request:
+        """Remove the record, only as of ``revision`` unless "". The answer for a derived one is the object as it is
+        now; for a custom resource the object, or a Status. Raises NotPermitted."""
 
     @abc.abstractmethod
     def leftover(self, key: Key, raw: bytes) -> Request | None:
-        """The object ``raw`` stands where ``key`` should be created: the request that removes it when it only awaits
-        its deletion (marked ``deleted`` by a Calico that was stopped between its two steps); None when it is in use."""
+        """``raw`` is the object that stands where ``key`` is: the request that removes it when it only awaits its
+        deletion (marked ``deleted`` by a Calico that was stopped between its two steps); None when it is in use."""
 
     @abc.abstractmethod
     def derived_from(self, key: Key) -> str:
