@@ -55,6 +55,7 @@ from calico_kernel.model.meta import ObjectMeta, Resource
 from calico_kernel.model.network import GlobalNetworkSet, IPPool, IPPoolSpec, NetworkSet, NetworkSetSpec
 from calico_kernel.model.records import Event, Malformed, Record
 from calico_kernel.model.status import EndpointStatus, NodeStatus
+from calico_kernel.testing.datastore_programs import run_programs
 
 KIND = "GlobalNetworkSet"
 ALL_SETS = ResourceQuery(KIND)
@@ -139,6 +140,9 @@ class DatastoreContract:
     sends_ahead: ClassVar[bool] = False
     """Changes may reach a watch's buffer before ``next`` asks for them, and so survive what happens in between."""
 
+    program_examples: ClassVar[int] = 20
+    """How many random programs are tried."""
+
     @pytest.fixture
     def store(self) -> Datastore:
         raise NotImplementedError("return an empty datastore")
@@ -154,6 +158,10 @@ class DatastoreContract:
     def write_raw(self, store: Datastore, at: str, raw: bytes) -> None:
         """Store bytes under a path, unchecked, as a broken or newer writer would."""
         raise NotImplementedError("store bytes under a path")
+
+    def another(self, store: Datastore) -> Datastore | None:
+        """The same datastore opened once more, if it can be."""
+        return None
 
     # ── single records ──
 
@@ -594,6 +602,16 @@ class DatastoreContract:
         last = {event.key: event.record for event in events}
         assert [last[record.key] for record in store.list([ALL_SETS]).records] == list(store.list([ALL_SETS]).records)
 
+    # ── everything, in any order ──
+
+    def test_random_programs_give_the_same_results_as_in_memory(self, store: Datastore) -> None:
+        run_programs(
+            store,
+            forget_history=lambda: self.forget_history(store),
+            another=lambda: self.another(store),
+            examples=self.program_examples,
+        )
+
     # ── competition ──
 
     def test_compare_and_swap_by_threads_loses_no_update(self, store: Datastore) -> None:
@@ -660,6 +678,9 @@ class SharedDatastoreContract(DatastoreContract):
     def opener(self, store: Datastore) -> Callable[[], Datastore]:
         """Something picklable that opens the same datastore in another process."""
         raise NotImplementedError("return a function that opens the same datastore")
+
+    def another(self, store: Datastore) -> Datastore | None:
+        return self.opener(store)()
 
     def test_watch_under_concurrent_processes_has_no_gap_and_no_repeat(self, store: Datastore) -> None:
         opener = self.opener(store)
