@@ -36,7 +36,14 @@ CONTAINER_ID = "cni.projectcalico.org/containerID"
 FLOATING_IPS = "cni.projectcalico.org/floatingIPs"
 ALLOWED_SOURCES = "cni.projectcalico.org/allowedSourcePrefixes"
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
+ADDRESSING = tuple(
+    f"cni.projectcalico.org/{name}"
+    for name in ("ipv4pools", "ipv6pools", "ipFamilies", "ipAddrs", "ipAddrsNoIpam", "hwAddr")
+)
+"""By these, and by FLOATING_IPS and ALLOWED_SOURCES, a pod asks something of the CNI plugin."""
 _QOS = "qos.projectcalico.org/"
+
+_KEPT = (NETWORK_STATUS, FLOATING_IPS, ALLOWED_SOURCES, *ADDRESSING)
 
 _SUFFIXES: dict[str, tuple[int, int]] = {
     **{s: (1, 1000**i) for i, s in enumerate(("", "m", "u", "n"))},
@@ -132,7 +139,7 @@ def workload_endpoint(document: Mapping[str, Any], *, interface_prefix: str = "c
             uid=meta.uid,
             creation_timestamp=meta.creation_timestamp,
             labels=endpoint_labels(namespace, meta.labels, spec.service_account_name),
-            annotations={key: meta.annotations[key] for key in (NETWORK_STATUS,) if key in meta.annotations},
+            annotations=endpoint_annotations(meta.annotations),
         ),
         spec=WorkloadEndpointSpec(
             orchestrator="k8s",
@@ -151,6 +158,11 @@ def workload_endpoint(document: Mapping[str, Any], *, interface_prefix: str = "c
         ),
     )
     return Converted(endpoint, problems)
+
+
+def endpoint_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Those of a pod that its endpoint keeps."""
+    return {key: annotations[key] for key in _KEPT if key in annotations} if annotations else {}
 
 
 def endpoint_labels(namespace: str, labels: Mapping[str, str], service_account: str) -> dict[str, str]:

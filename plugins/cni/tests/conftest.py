@@ -146,9 +146,14 @@ def settings() -> CniSettings:
 
 
 @pytest.fixture
-def node(netns: str, tmp_path: Path, settings: CniSettings) -> Iterator[CniNode]:
+def store() -> MemoryDatastore:
+    """Of the node; a test may put another in its place."""
+    return MemoryDatastore()
+
+
+@pytest.fixture
+def node(netns: str, tmp_path: Path, settings: CniSettings, store: MemoryDatastore) -> Iterator[CniNode]:
     """A node in a namespace of its own, its CNI service answering on a socket."""
-    store = MemoryDatastore()
     add_pool(store, "four", "10.65.0.0/24")
     add_pool(store, "six", "fd00:65::/120")
     ipam = RecordingIpam(store)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from calico_cni import errors
 from calico_cni.errors import CniError
 from calico_cni.naming import Attachment
-from calico_cni.netconf import NetConf, addresses, annotation_list, prefix
+from calico_cni.netconf import NetConf, WorkloadPort, addresses, annotation_list, prefix
 from calico_cni.result import host_prefix
 from calico_kernel.errors import AlreadyExists, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore
@@ -82,6 +82,10 @@ class EndpointStore:
 
     # ── endpoints ──
 
+    def origin(self, attachment: Attachment) -> str:
+        """The object of another system that the endpoint is part of ("Pod shop/web-1"), or ""."""
+        return self.store.derived_from(attachment.key)
+
     def find(self, attachment: Attachment) -> Stored | None:
         try:
             record = self.store.get(attachment.key)
@@ -106,9 +110,12 @@ class EndpointStore:
         return Stored(endpoint, record.revision)
 
     def put_back(self, attachment: Attachment, written: Stored, before: Stored | None) -> None:
-        """Undo ``write``, unless somebody has changed the endpoint since."""
+        """Undo ``write``, unless another container's ADD has changed the endpoint since. Where somebody else's object
+        carries it, changes of theirs are no reason to leave ours in."""
         with contextlib.suppress(NotFound, RevisionConflict):
-            if before is None:
+            if self.origin(attachment):
+                self.remove(attachment)
+            elif before is None:
                 self.store.delete(attachment.key, revision=written.revision)
             else:
                 self.store.update(attachment.key, before.endpoint, revision=written.revision)
@@ -120,6 +127,8 @@ class EndpointStore:
             found = self.find(attachment)
             if found is None or not serves(found, attachment):
                 return found
+            if not found.endpoint.spec.container_id and self.origin(attachment):
+                return found  # nothing was added to it, or a younger pod has its name
             try:
                 self.store.delete(attachment.key, revision=found.revision)
             except NotFound:
@@ -134,9 +143,9 @@ class EndpointStore:
     # ── profiles ──
 
     def ensure_profile(self, profile: Profile) -> None:
-        """Create it unless there is one of that name; an existing one is never touched."""
+        """Create it unless there is one of that name, or another system keeps it; an existing one is never touched."""
         key = ResourceKey("Profile", "", profile.metadata.name)
-        if self._value(key) is None:
+        if not self.store.derived_from(key) and self._value(key) is None:
             with contextlib.suppress(AlreadyExists):
                 self.store.create(key, replace(profile, metadata=_born(profile.metadata)))
 
@@ -173,6 +182,22 @@ def _stored(record: Record) -> Stored | None:
 def _born(meta: ObjectMeta) -> ObjectMeta:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return replace(meta, uid=str(uuid.uuid4()), creation_timestamp=now)
+
+
+def completed(conf: NetConf, found: WorkloadEndpoint) -> NetConf:
+    """The configuration with what the workload's own object says of it, which wins: labels, annotations, ports."""
+    spec = found.spec
+    ports = (
+        WorkloadPort(name=p.name, protocol=str(p.protocol), port=p.port, host_port=p.host_port, host_ip=p.host_ip)
+        for p in spec.ports
+    )
+    return attrs.evolve(
+        conf,
+        labels=found.metadata.labels,
+        annotations={**conf.annotations, **found.metadata.annotations},
+        service_account=spec.service_account_name,
+        ports=tuple(ports),
+    )
 
 
 def build(

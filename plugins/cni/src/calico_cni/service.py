@@ -109,6 +109,11 @@ class CniService(LocalService):
             )
             return self._failed(command, said, version, started_s)
         self._count(command, "ok", started_s)
+        if command in ("ADD", "DEL"):
+            pod = f"{inv.args.get('K8S_POD_NAMESPACE', '')}/{inv.args.get('K8S_POD_NAME', '')}"
+            subject = pod if len(pod) > 1 else inv.container
+            took_ms = round((time.monotonic() - started_s) * 1000, 1)
+            self._log.info("CNI %s of %s", command, subject, extra={"command": command, "took_ms": took_ms})
         return {"status": 0, "stdout": json.dumps(answer) + "\n" if answer is not None else ""}
 
     def _failed(self, command: str, exc: CniError, version: str, started_s: float) -> Answer:

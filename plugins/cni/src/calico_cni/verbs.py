@@ -109,6 +109,10 @@ class Verbs:
         self._unlocked()
         attachment = self.attachment(inv)
         before = self.endpoints.find(attachment)
+        if origin := self.endpoints.origin(attachment):
+            if before is None:
+                raise CniError(errors.TRY_AGAIN, f"try again later: {origin} is not on node {attachment.node}")
+            inv = attrs.evolve(inv, conf=endpoints.completed(inv.conf, before.endpoint))
         if before is not None and before.endpoint.spec.container_id == inv.container:
             done = self._repeated(inv, attachment, before, netns_fd)
             if done is not None:
@@ -190,8 +194,15 @@ class Verbs:
             try:
                 return self.endpoints.write(attachment, endpoint, before)
             except RevisionConflict:
-                before = self.endpoints.find(attachment)
+                former, before = before, self.endpoints.find(attachment)
+                self._check_same(attachment, former, before)
         return self.endpoints.write(attachment, endpoint, before)
+
+    def _check_same(self, attachment: Attachment, former: Stored | None, found: Stored | None) -> None:
+        """A younger pod of the same name must not get what this container is given."""
+        origin = self.endpoints.origin(attachment)
+        if origin and former and (found is None or found.endpoint.metadata.uid != former.endpoint.metadata.uid):
+            raise CniError(errors.TRY_AGAIN, f"try again later: {origin} was deleted while its network was made")
 
     def _mac(self, inv: Invocation, before: Stored | None, attachment: Attachment) -> str:
         asked = inv.conf.annotations.get("cni.projectcalico.org/hwAddr", "")
