@@ -2,7 +2,7 @@
 
 In:    the import path of this process.
 Out:   family and word -> the plugin's module, to ``calico_kernel.plugins``; it asks stevedore for what is not here.
-Owns:  one small file in the user's cache directory for each Python environment.
+Owns:  one small file in the user's cache directory for each Python environment and import path.
 
 Installing, upgrading or removing a distribution changes the time of the directory it stands in, and with that all that
 was remembered is forgotten. A word that two distributions claim is never remembered: stevedore then tells.
@@ -76,7 +76,7 @@ def _file() -> str:
     except OSError:
         return ""
     cache = home if os.environ.get("XDG_CACHE_HOME") else os.path.join(home, ".cache")
-    environment = crc32(f"{sys.executable}\0{sys.prefix}".encode())
+    environment = crc32("\0".join([sys.executable, sys.prefix, *sys.path]).encode())
     return os.path.join(cache, "calico-kernel", f"plugins-{environment:08x}.json")
 
 
