@@ -121,6 +121,15 @@ COMMANDS: Mapping[str, Command] = {
             "migrate unlock",
         ),
     ),
+    "crds": Command(
+        "calico_kernel.cli.crds",
+        "write the definitions of Calico's kinds for a Kubernetes cluster",
+        (
+            "| kubectl apply --server-side -f -",
+            "--kind ippool --kind tier -o json",
+            "--group projectcalico.org/v3",
+        ),
+    ),
     "completion": Command(
         "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed"
     ),
