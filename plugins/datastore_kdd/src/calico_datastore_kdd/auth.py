@@ -404,7 +404,7 @@ def _proxy(
     if parts.scheme != "http" or not parts.hostname:
         raise ConfigError(
             what=f"the proxy {parts.scheme}://{parts.hostname or ''} is none that can be used here",
-            todo="give an HTTP proxy (http://HOST:PORT) in proxy-url or HTTPS_PROXY, or name the API server in NO_PROXY",
+            todo="give an HTTP proxy (http://HOST:PORT) in proxy-url or HTTPS_PROXY, or put the server into NO_PROXY",
         )
     if not secure:
         raise ConfigError(what="a proxy is given for an API server without TLS", todo="use https, or no proxy")

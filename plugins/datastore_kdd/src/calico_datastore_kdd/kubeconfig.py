@@ -95,8 +95,8 @@ def _parse(text: str, where: str) -> Mapping[str, Any]:
         else:
             import yaml
 
-            document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # both are safe
-    except Exception as exc:  # noqa: BLE001  # yaml's errors are many, and msgspec's another
+            document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except Exception as exc:  # yaml's errors are many, and msgspec's another
         raise ConfigError(what=f"{where} is no kubeconfig: {exc}", todo="correct the file") from exc
     if not isinstance(document, dict):
         raise ConfigError(what=f"{where} is no kubeconfig", todo="correct the file")

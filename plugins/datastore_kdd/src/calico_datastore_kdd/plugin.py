@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from calico_datastore_kdd.settings import KubernetesSettings
-from calico_kernel.hookspecs import PluginInfo, hookimpl
+from calico_kernel.hookspecs import PluginInfo, Services, hookimpl
+
+if TYPE_CHECKING:
+    from calico_kernel.hookspecs import Datastore
 
 
 @hookimpl
@@ -14,3 +19,12 @@ def calico_plugin() -> PluginInfo:
         settings=KubernetesSettings,
         distribution="calico-datastore-kdd",
     )
+
+
+@hookimpl
+def calico_datastore(settings: KubernetesSettings, services: Services) -> Datastore:
+    import os
+
+    from calico_datastore_kdd.store import KubernetesDatastore
+
+    return KubernetesDatastore(settings, os.environ, services.log)

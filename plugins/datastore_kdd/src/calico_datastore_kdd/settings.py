@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+from calico_kernel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from calico_datastore_kdd.collection import Group
 
 
 class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,3 +49,17 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     qps: float = 100.0
     burst: int = 200
     request_timeout_s: float = 30.0
+
+    def group(self) -> Group | None:
+        """None: find out what is served. Raises ConfigError."""
+        if not self.api_group:
+            return None
+        from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP
+
+        for group in (CRD_GROUP, V3_GROUP):
+            if self.api_group.lower() == group:
+                return group
+        raise ConfigError(
+            what=f"datastore.api_group is {self.api_group!r}",
+            todo=f"write {CRD_GROUP} or {V3_GROUP}, or leave it out",
+        )

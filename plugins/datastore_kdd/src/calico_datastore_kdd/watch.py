@@ -1,0 +1,250 @@
+"""Changes after a revision, from one HTTP watch for each collection.
+
+In:    the lines of watches.
+Out:   events, each once, those of one collection in order.
+Owns:  a thread and a connection for each collection. Its position moves with what came, so a watch that broke is
+       resumed after the last event, and a collection in trouble holds up no other.
+
+       server ==lines==> Follower (one each) --events--> queue (bounded) --next--> reader
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+import msgspec
+
+from calico_datastore_kdd import faults
+from calico_datastore_kdd.api import Api, Refused, Status, Stream
+from calico_datastore_kdd.collection import BOOKMARK, ERROR, Selection
+from calico_datastore_kdd.listing import nonsense
+from calico_kernel.errors import CalicoError, DatastoreUnavailable, RevisionTooOld
+from calico_kernel.hookspecs import Watch
+from calico_kernel.model import keys
+from calico_kernel.model.keys import Query
+from calico_kernel.model.records import Event
+from calico_kernel.reconcile.backoff import Backoff
+
+BUFFERED_EVENTS = 20_000
+"""What is held for a slow reader; then the API server holds the rest."""
+WATCH_S = (240, 480)
+"""How long the server lets one watch run; at random, so that those of many nodes do not end together."""
+IDLE_S = 100.0
+"""The server sends a bookmark each minute. A stream on which nothing comes for longer has lost it."""
+RETRY_S, LONGEST_RETRY_S = 0.05, 5.0
+LONGEST_WAIT_S = 30.0
+"""Between two looks at a collection that is in trouble by itself, or is not there."""
+SHORT_S = 1.0
+"""A watch that ends sooner, with nothing, is no ordinary end."""
+
+
+class KubernetesWatch(Watch):
+    def __init__(
+        self, api: Api, start: Sequence[tuple[Selection, str]], queries: Sequence[Query], log: logging.Logger
+    ) -> None:
+        """``start``: what to watch, each after its revision."""
+        self._changed = threading.Condition()
+        self._events: deque[Event] = deque()
+        self._end: RevisionTooOld | None = None
+        self.closing = threading.Event()
+        self._followers = [Follower(self, api, selection, at, tuple(queries), log) for selection, at in start]
+        for follower in self._followers:
+            follower.start()
+
+    def next(self, timeout_s: float) -> Sequence[Event]:
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not self.closing.is_set():
+                if self._events:
+                    found = list(self._events)
+                    self._events.clear()
+                    self._changed.notify_all()
+                    return found
+                if self._end is not None:
+                    raise self._end
+                self._raise_if_away()
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(left_s)
+        return ()
+
+    def close(self) -> None:
+        self.closing.set()
+        with self._changed:
+            self._events.clear()
+            self._changed.notify_all()
+        for follower in self._followers:
+            follower.close()
+
+    # ── for the followers ──
+
+    def give(self, events: Sequence[Event]) -> None:
+        """Blocks while the reader has too much before it."""
+        with self._changed:
+            while len(self._events) >= BUFFERED_EVENTS and not self.closing.is_set():
+                self._changed.wait()
+            if not self.closing.is_set():
+                self._events.extend(events)
+                self._changed.notify_all()
+
+    def end(self, reason: RevisionTooOld) -> None:
+        with self._changed:
+            self._end = self._end or reason
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _raise_if_away(self) -> None:
+        troubles = [follower.trouble for follower in self._followers]
+        if not troubles or None in troubles:
+            return
+        lost = next((trouble for trouble in troubles if isinstance(trouble, DatastoreUnavailable)), troubles[0])
+        assert lost is not None
+        raise DatastoreUnavailable(what=lost.what, kept="every change since then is delivered later", todo=lost.todo)
+
+
+class Follower(threading.Thread):
+    """Reads one collection on, whatever happens to its connection."""
+
+    def __init__(
+        self,
+        watch: KubernetesWatch,
+        api: Api,
+        selection: Selection,
+        revision: str,
+        queries: tuple[Query, ...],
+        log: logging.Logger,
+    ) -> None:
+        super().__init__(name=f"calico-kdd-{selection.collection.name}", daemon=True)
+        self.trouble: CalicoError | None = None
+        """Why nothing comes, if it is so."""
+        self._watch, self._api, self._selection, self._log = watch, api, selection, log
+        self._position, self._queries = revision, queries
+        self._stream: Stream | None = None
+        self._lost = False
+        self._retry = Backoff(first_s=RETRY_S, most_s=LONGEST_RETRY_S)
+        self._wait = Backoff(first_s=RETRY_S, most_s=LONGEST_WAIT_S)
+
+    def run(self) -> None:
+        while not self._watch.closing.is_set():
+            began = time.monotonic()
+            before = self._position
+            try:
+                self._follow()
+            except RevisionTooOld as exc:
+                self._watch.end(exc)
+                return
+            except DatastoreUnavailable as exc:
+                self._lost = True
+                self._pause(exc, self._retry)
+            except CalicoError as exc:
+                self._pause(exc, self._wait)
+            except Exception as exc:  # noqa: BLE001  # of one collection; the others go on
+                self._log.exception("the watch of %s broke", self._selection.collection.name)
+                self._pause(DatastoreUnavailable(what=f"the watch broke: {exc}", todo="see the log"), self._wait)
+            else:
+                if self._position == before and time.monotonic() - began < SHORT_S:
+                    self._watch.closing.wait(self._retry.next_s())
+                else:
+                    self._retry.reset()
+                    self._wait.reset()
+
+    def close(self) -> None:
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+
+    # ── inside ──
+
+    def _follow(self) -> None:
+        """One watch, until the server ends it in order."""
+        try:
+            if self._lost:
+                self._check_history()
+            stream = self._api.open_stream(self._target(), IDLE_S)
+        except Refused as exc:
+            if faults.is_unserved(exc) and self._selection.collection.optional:
+                self._recovered()
+                self._watch.closing.wait(self._wait.next_s())
+                return
+            raise self._error(exc) from exc
+        self._stream = stream
+        try:
+            if self._watch.closing.is_set():
+                return
+            self._recovered()
+            for lines in stream.lines():
+                self._take(lines)
+        except DatastoreUnavailable:
+            if not self._watch.closing.is_set():
+                raise
+        finally:
+            self._stream = None
+            stream.discard()
+
+    def _target(self) -> str:
+        return self._url(
+            ("watch", "1"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", self._position),
+            ("timeoutSeconds", str(random.randint(*WATCH_S))),
+        )
+
+    def _check_history(self) -> None:
+        """Raises RevisionTooOld when the server is behind us: it was restored from a backup. A watch would pass over
+        everything until it has caught up. Raises Refused."""
+        at = ("resourceVersion", self._position), ("resourceVersionMatch", "NotOlderThan")
+        self._api.call("GET", self._url(*at, ("limit", "1")))
+
+    def _url(self, *params: tuple[str, str]) -> str:
+        return f"{self._selection.url}?{urlencode([*self._selection.params, *params])}"
+
+    def _take(self, lines: Sequence[bytes]) -> None:
+        read, matches = self._selection.collection.reader.event, keys.matches
+        events: list[Event] = []
+        position = self._position
+        try:
+            for line in lines:
+                try:
+                    found = read(line)
+                except msgspec.DecodeError as exc:
+                    raise nonsense(self._selection.collection.name, exc) from exc
+                if found.type == ERROR:
+                    status = Status(found.message, found.reason, found.code)
+                    raise self._error(Refused("GET", self._selection.url + "?watch=1", status, self._api.access.who))
+                position = found.revision or position
+                key = found.key
+                if found.type != BOOKMARK and key is not None and any(matches(query, key) for query in self._queries):
+                    events.append(Event(key, found.record, found.revision))
+        finally:
+            if events:
+                self._watch.give(events)
+            self._position = position
+
+    def _error(self, refused: Refused) -> Exception:
+        return faults.error_of(refused, subject=f"the watch of {self._selection.collection.name}")
+
+    def _recovered(self) -> None:
+        self._lost = False
+        if self.trouble is not None:
+            self._log.info("%s are watched again", self._selection.collection.name)
+            self.trouble = None
+            self._watch.wake()
+
+    def _pause(self, trouble: CalicoError, backoff: Backoff) -> None:
+        if self._watch.closing.is_set():
+            return
+        if self.trouble is None or type(self.trouble) is not type(trouble):
+            self._log.warning("watching %s: %s", self._selection.collection.name, trouble)
+        self.trouble = trouble
+        self._watch.wake()
+        self._watch.closing.wait(backoff.next_s())
