@@ -78,6 +78,7 @@ class Connection(http.client.HTTPConnection):
         self._access = access
         self.context = access.context()
         self.used = False
+        self.socket: socket.socket | None = None
         super().__init__(access.host, access.port, timeout=CONNECT_S)
         if access.proxy is not None:
             host, port, login = access.proxy
@@ -93,6 +94,7 @@ class Connection(http.client.HTTPConnection):
         if self.context is not None:
             name = self._access.server_name or self._access.host
             self.sock = self.context.wrap_socket(self.sock, server_hostname=name)
+        self.socket = self.sock  # which http.client lets go of when the server says that it will close
 
     def is_stale(self) -> bool:
         """Something came that was not asked for: mostly, that the server has closed it."""
@@ -117,7 +119,8 @@ class Api:
     def call(self, method: str, target: str, body: bytes = b"", content_type: str = JSON) -> bytes:
         """The body of the answer. ``target``: path and query. Raises Refused, DatastoreUnavailable."""
         deadline = time.monotonic() + self._timeout_s
-        return self._attempts(method, target, body, content_type, deadline, self._read_answer)
+        answer: bytes = self._attempts(method, target, body, content_type, deadline, self._read_answer)
+        return answer
 
     def open_stream(self, target: str, idle_s: float) -> Stream:
         """Start a watch. ``idle_s``: when nothing at all comes for so long, the stream counts as broken.
@@ -125,7 +128,8 @@ class Api:
         deadline = time.monotonic() + self._timeout_s
 
         def opened(connection: Connection, response: http.client.HTTPResponse, _deadline: float) -> Stream:
-            connection.sock.settimeout(idle_s)
+            assert connection.socket is not None
+            connection.socket.settimeout(idle_s)
             return Stream(self, connection, response)
 
         stream: Stream = self._attempts("GET", target, b"", "", deadline, opened)
@@ -280,7 +284,7 @@ class Stream:
 
     def __init__(self, api: Api, connection: Connection, response: http.client.HTTPResponse) -> None:
         self._api, self._connection, self._response = api, connection, response
-        self._socket = connection.sock or response.fp.raw._sock  # type: ignore[union-attr]  # http.client let go of it
+        self._socket = connection.socket
 
     def lines(self) -> Iterator[list[bytes]]:
         """Lots of whole lines, as they come, until the server ends the stream in order. Raises DatastoreUnavailable
@@ -305,6 +309,7 @@ class Stream:
         """Wakes the reader."""
         self._api.forget(self)
         with contextlib.suppress(OSError):
+            assert self._socket is not None
             # Not the method of SSLSocket, which takes its state away from the thread that reads.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
@@ -320,18 +325,20 @@ def _read(connection: Connection, response: http.client.HTTPResponse, deadline: 
     pieces: list[bytes] = []
     size = 0
     while size < most and not response.isclosed():
-        if connection.sock is not None:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError
-            connection.sock.settimeout(left_s)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        assert connection.socket is not None
+        connection.socket.settimeout(left_s)
         piece = response.read1(PIECE_BYTES)
         if not piece:
             break
         pieces.append(piece)
         size += len(piece)
-    if response.length:  # it says how much there was to come
-        raise http.client.IncompleteRead(b"", response.length)
+    if size < most:
+        if response.length:  # it says how much there was to come
+            raise http.client.IncompleteRead(b"", response.length)
+        response.close()  # read1 leaves that to us when all of a stated length was read
     return b"".join(pieces)
 
 

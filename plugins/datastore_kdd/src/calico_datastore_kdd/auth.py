@@ -106,7 +106,10 @@ class PluginCredentials:
     def _loaded(self) -> Any:
         if self._configuration is not None:
             return self._configuration
-        from kubernetes import client, config
+        from kubernetes import client
+        from kubernetes import config as kubernetes_config
+
+        config: Any = kubernetes_config  # it has no types
 
         configuration = client.Configuration()
         context = self.context or None
@@ -393,10 +396,11 @@ def _proxy(
     if not url and secure and host not in LOOPBACK:
         url = environment.get("HTTPS_PROXY") or environment.get("https_proxy") or ""
         if url:
-            from urllib.request import proxy_bypass_environment
+            from urllib import request
 
+            bypass: Any = getattr(request, "proxy_bypass_environment")  # noqa: B009  # typeshed lacks it
             excluded = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
-            if _in_networks(host, excluded) or proxy_bypass_environment(f"{host}:{port}", {"no": excluded}):
+            if _in_networks(host, excluded) or bypass(f"{host}:{port}", {"no": excluded}):
                 return None
     if not url:
         return None

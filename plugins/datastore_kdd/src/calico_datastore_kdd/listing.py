@@ -89,7 +89,7 @@ class Lister:
         """``unserved`` is told of a collection that is not there; it raises unless that counts as empty."""
         self._api, self._log, self._unserved = api, log, unserved
 
-    def list(
+    def read(
         self, selections: Sequence[Selection], queries: Sequence[Query], at: Positions | None
     ) -> tuple[list[Record], Positions]:
         """Raises RevisionTooOld, DatastoreUnavailable, NotPermitted."""

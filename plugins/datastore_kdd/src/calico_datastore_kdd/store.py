@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Environment
 from http import HTTPStatus
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import msgspec
 
 from calico_datastore_kdd import auth, faults
 from calico_datastore_kdd.api import Api, Refused
-from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Group, Mapping, Place, Request, Selection
+from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Collection, Group, Mapping, Place, Request, Selection
 from calico_datastore_kdd.listing import Lister, Positions, nonsense
 from calico_datastore_kdd.mapping import open_mapping
 from calico_datastore_kdd.settings import KubernetesSettings
@@ -31,6 +31,7 @@ from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Listing, Record, Value
 
 T = TypeVar("T")
+Selections: TypeAlias = "list[Selection]"
 
 WRITE_ATTEMPTS = 20
 """Of a ``put``, or a ``delete`` of whatever is there, that others write at the same time."""
@@ -88,7 +89,7 @@ class KubernetesDatastore(Datastore):
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         at = None if revision is None else Positions.parse(revision)
-        records, end = self._with_group(lambda: self._lister.list(self._selections(queries), tuple(queries), at))
+        records, end = self._with_group(lambda: self._lister.read(self._selections(queries), tuple(queries), at))
         return Listing(records, str(end))
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
@@ -97,7 +98,7 @@ class KubernetesDatastore(Datastore):
             self._settle()
         return KubernetesWatch(
             self._api,
-            [(selection, positions.of(selection)) for selection in self._selections(queries)],
+            [(selection, positions.of(selection)) for selection in self._watched(queries)],
             queries,
             self._log,
         )
@@ -248,8 +249,16 @@ class KubernetesDatastore(Datastore):
     def _map(self, group: Group) -> Mapping:
         return open_mapping(group, use_pod_cidr=self._settings.use_pod_cidr, interface_prefix=self._interface_prefix)
 
-    def _selections(self, queries: Sequence[Query]) -> list[Selection]:
-        return merged([selection for query in queries for selection in self._mapping.collections(query)])
+    def _selections(self, queries: Sequence[Query]) -> Selections:
+        return merged([self._mapping.collections(query) for query in queries])
+
+    def _watched(self, queries: Sequence[Query]) -> Selections:
+        """Of one collection only one selection: two watches would have no order between them."""
+        selections = self._selections(queries)
+        one = {selection.collection: selection for selection in selections}
+        if len(one) == len(selections):
+            return selections
+        return [Selection(collection=collection) for collection in one]
 
     def _with_group(self, operation: Callable[[], T], key: Key | None = None) -> T:
         """Calico's resources are taken to be where they mostly are, which saves a question; when they are not, the
@@ -290,18 +299,20 @@ class KubernetesDatastore(Datastore):
             raise faults.not_installed(refused)
 
 
-def merged(selections: Sequence[Selection]) -> list[Selection]:
-    """Each object is selected once: what another selection covers is left out."""
-    whole = {selection.collection for selection in selections if selection.namespace is None and not selection.params}
-    found: dict[str, Selection] = {}
-    for selection in selections:
-        if selection.collection in whole:
-            selection = Selection(collection=selection.collection)  # noqa: PLW2901
-        known = found.get(selection.url)
-        if known is not None and known.params != selection.params:
-            selection = Selection(collection=selection.collection, namespace=selection.namespace)  # noqa: PLW2901
-        found[selection.url] = selection
-    return list(found.values())
+def merged(asked: Sequence[Sequence[Selection]]) -> Selections:
+    """What to read to answer all queries, of which each asked for some: no object twice. Selections of one query do not
+    overlap; where those of several might, the whole collection is read."""
+    of_each: dict[Collection, list[frozenset[Selection]]] = {}
+    for selections in asked:
+        for collection in {selection.collection: None for selection in selections}:
+            of_each.setdefault(collection, []).append(frozenset(s for s in selections if s.collection is collection))
+    found: Selections = []
+    for collection, wanted in of_each.items():
+        if len(set(wanted)) == 1:
+            found.extend(sorted(wanted[0], key=lambda selection: selection.params))
+        else:
+            found.append(Selection(collection=collection))
+    return found
 
 
 def contended(key: Key) -> DatastoreUnavailable:

@@ -170,7 +170,7 @@ class Follower(threading.Thread):
         try:
             if self._lost:
                 self._check_history()
-            stream = self._api.open_stream(self._target(), IDLE_S)
+            stream = self._api.open_stream(self._request(), IDLE_S)
         except Refused as exc:
             if faults.is_unserved(exc) and self._selection.collection.optional:
                 self._recovered()
@@ -191,7 +191,7 @@ class Follower(threading.Thread):
             self._stream = None
             stream.discard()
 
-    def _target(self) -> str:
+    def _request(self) -> str:
         return self._url(
             ("watch", "1"),
             ("allowWatchBookmarks", "true"),

@@ -1,1 +1,0 @@
-"""Requests to an API server, and to servers that misbehave."""
