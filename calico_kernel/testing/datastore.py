@@ -7,6 +7,7 @@ The in-memory datastore runs it too, so neither can drift.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import threading
 import time
@@ -55,6 +56,7 @@ from calico_kernel.model.meta import ObjectMeta, Resource
 from calico_kernel.model.network import GlobalNetworkSet, IPPool, IPPoolSpec, NetworkSet, NetworkSetSpec
 from calico_kernel.model.records import Event, Malformed, Record
 from calico_kernel.model.status import EndpointStatus, NodeStatus
+from calico_kernel.testing.datastore_load import LoadContract
 from calico_kernel.testing.datastore_programs import run_programs
 
 KIND = "GlobalNetworkSet"
@@ -68,11 +70,10 @@ def set_key(name: str) -> ResourceKey:
     return ResourceKey(KIND, "", name)
 
 
-def network_set(name: str, mark: object = "") -> GlobalNetworkSet:
-    """A small resource that carries ``mark``."""
-    return GlobalNetworkSet(
-        metadata=ObjectMeta(name=name, labels={"mark": str(mark)}), spec=NetworkSetSpec(nets=("10.0.0.0/8",))
-    )
+def network_set(name: str, mark: object = "", by: str = "") -> GlobalNetworkSet:
+    """A small resource that carries ``mark``, and who wrote it."""
+    labels = {"mark": str(mark), **({"by": by} if by else {})}
+    return GlobalNetworkSet(metadata=ObjectMeta(name=name, labels=labels), spec=NetworkSetSpec(nets=("10.0.0.0/8",)))
 
 
 def mark_of(record: Record | None) -> str:
@@ -124,17 +125,18 @@ def count_up_elsewhere(opener: Callable[[], Datastore], name: str, times: int) -
 
 
 def count_up(store: Datastore, name: str, times: int) -> None:
+    by = f"{os.getpid()}-{threading.get_ident()}"
     for _ in range(times):
         while True:
             found = store.get(set_key(name))
             try:
-                store.update(set_key(name), network_set(name, int(mark_of(found)) + 1), revision=found.revision)
+                store.update(set_key(name), network_set(name, int(mark_of(found)) + 1, by), revision=found.revision)
             except RevisionConflict:
                 continue
             break
 
 
-class DatastoreContract:
+class DatastoreContract(LoadContract):
     # ── what the plugin supplies ──
 
     sends_ahead: ClassVar[bool] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,8 @@ from calico_datastore_etcd.store import EtcdDatastore
 from calico_datastore_etcd.testing import EtcdServer
 from calico_kernel.hookspecs import Datastore
 from calico_kernel.testing.datastore import SharedDatastoreContract
+from calico_kernel.testing.faulty_proxy import BAD_NETWORK, FaultyProxy
+from calico_kernel.testing.patient import PatientDatastore
 
 
 class TestEtcdDatastore(SharedDatastoreContract):
@@ -50,3 +53,47 @@ class TestEtcdDatastore(SharedDatastoreContract):
 
     def opener(self, store: Datastore) -> Callable[[], Datastore]:
         return functools.partial(EtcdDatastore, self.settings)
+
+
+def patient_store(settings: EtcdSettings) -> Datastore:
+    return PatientDatastore(EtcdDatastore(settings))
+
+
+class TestEtcdThroughABadNetwork(TestEtcdDatastore):
+    """All of it again, each call through a proxy that delays, cuts, refuses and freezes by chance."""
+
+    program_examples = 8
+
+    @pytest.fixture
+    def store(self, _remember: None) -> Iterator[Datastore]:
+        self.proxy = FaultyProxy(self.server.port, seed=1)
+        self.proxy.take_chances(BAD_NETWORK)
+        self.settings = EtcdSettings(endpoints=f"http://127.0.0.1:{self.proxy.port}", dial_timeout_s=0.3)
+        store = patient_store(self.settings)
+        yield store
+        store.close()
+        self.proxy.close()
+
+    def forget_history(self, store: Datastore) -> None:
+        assert isinstance(store, PatientDatastore)
+        with contextlib.closing(EtcdDatastore(EtcdSettings(endpoints=self.server.url))) as direct:
+            direct.compact()
+
+    @contextmanager
+    def _server_down(self) -> Iterator[None]:
+        """Calls say at once what they meet; afterwards the network is as bad as before."""
+        self.proxy.refuse()
+        self._store.patience_s, before = 0.0, self._store.patience_s
+        try:
+            yield
+        finally:
+            self._store.patience_s = before
+            self.proxy.accept()
+
+    def outage(self, store: Datastore) -> AbstractContextManager[None]:
+        assert isinstance(store, PatientDatastore)
+        self._store = store
+        return self._server_down()
+
+    def opener(self, store: Datastore) -> Callable[[], Datastore]:
+        return functools.partial(patient_store, self.settings)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from calico_datastore_etcd import proto
 from calico_datastore_etcd.settings import EtcdSettings
 from calico_datastore_etcd.store import EtcdDatastore
 from calico_datastore_etcd.testing import EtcdServer, free_port
-from calico_kernel.errors import AlreadyExists, DatastoreUnavailable, RevisionConflict, RevisionTooOld
+from calico_kernel.errors import DatastoreUnavailable, RevisionConflict, RevisionTooOld
 from calico_kernel.hookspecs import Watch
 from calico_kernel.model.records import Event
 from calico_kernel.testing.datastore import ALL_SETS, mark_of, network_set, set_key
@@ -32,126 +30,6 @@ def read_until(watch: Watch, enough: object, events: list[Event]) -> list[Event]
         with contextlib.suppress(DatastoreUnavailable):
             events.extend(watch.next(0.5))
     return events
-
-
-def count_on(store: EtcdDatastore, name: str, until: threading.Event, written: list[int]) -> None:
-    """Write 0, 1, 2... by compare-and-swap; where the answer was lost, look whether it happened. Only what is known to
-    be stored gets into ``written``."""
-    number = 0
-    while not until.is_set():
-        try:
-            there = store.get(set_key(name)) if number else None
-            if there is not None and mark_of(there) == str(number):
-                pass  # the write whose answer was lost
-            elif there is None:
-                store.create(set_key(name), network_set(name, 0))
-            else:
-                store.update(set_key(name), network_set(name, number), revision=there.revision)
-        except DatastoreUnavailable:
-            continue
-        except AlreadyExists:
-            assert number == 0
-        written.append(number)
-        number += 1
-
-
-class Proxy:
-    """Forwards to a member; cuts what it forwards, and delays it, on demand."""
-
-    def __init__(self, port: int) -> None:
-        self._to = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._pairs: list[socket.socket] = []
-        self.delay_s = 0.0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                ours, _ = self._listener.accept()
-                try:
-                    theirs = socket.create_connection(("127.0.0.1", self._to))
-                except OSError:
-                    ours.close()
-                    continue
-                self._pairs += [ours, theirs]
-                for pair in ((ours, theirs), (theirs, ours)):
-                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if self.delay_s:
-                    time.sleep(self.delay_s)
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def cut(self) -> None:
-        """Every connection breaks now; new ones are accepted."""
-        pairs, self._pairs = self._pairs, []
-        for end in pairs:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
-        self.cut()
-
-
-def check_series(store: EtcdDatastore, name: str, events: list[Event], written: list[int]) -> None:
-    """Nothing that was known to be stored is missing, nothing is there twice or out of order."""
-    marks = [int(mark_of(event.record)) for event in events if event.key == set_key(name)]
-    assert marks == list(range(len(marks)))
-    assert marks[: len(written)] == written
-    assert mark_of(store.get(set_key(name))) == str(marks[-1])
-    revisions = [int(event.revision) for event in events]
-    assert revisions == sorted(set(revisions))
-
-
-def run_under(etcd: EtcdServer, endpoints: str, trouble: list[object]) -> None:
-    store = EtcdDatastore(EtcdSettings(endpoints=endpoints, dial_timeout_s=0.5))
-    watch = store.watch([ALL_SETS], revision=store.list([ALL_SETS]).revision)
-    stop, written = threading.Event(), [[], []]  # type: tuple[threading.Event, list[list[int]]]
-    writers = [threading.Thread(target=count_on, args=(store, f"w{n}", stop, written[n])) for n in range(2)]
-    for writer in writers:
-        writer.start()
-    events: list[Event] = []
-    for step in trouble:
-        before = len(events)
-        read_until(watch, lambda got, n=before: len(got) >= n + 40, events)
-        step()  # type: ignore[operator]
-    before = len(events)
-    read_until(watch, lambda got: len(got) >= before + 40, events)
-    stop.set()
-    for writer in writers:
-        writer.join()
-    last = {record.key: record.revision for record in store.list([ALL_SETS]).records}
-    read_until(watch, lambda got: {e.key: e.revision for e in got} == last, events)
-    for number in range(2):
-        check_series(store, f"w{number}", events, written[number])
-    watch.close()
-    store.close()
-
-
-def test_server_killed_and_restarted_under_load_loses_and_doubles_nothing(etcd: EtcdServer) -> None:
-    def restart() -> None:
-        etcd.kill()
-        etcd.start()
-
-    run_under(etcd, etcd.url, [restart, restart])
-
-
-def test_connections_cut_and_delayed_under_load_lose_and_double_nothing(etcd: EtcdServer) -> None:
-    proxy = Proxy(etcd.port)
-
-    def delay() -> None:
-        proxy.delay_s = 0.003
-
-    run_under(etcd, f"http://127.0.0.1:{proxy.port}", [proxy.cut, delay, proxy.cut, proxy.cut])
-    proxy.close()
 
 
 def test_dead_first_endpoint_is_passed_over(etcd: EtcdServer) -> None:
