@@ -363,4 +363,4 @@ def _cluster_guid(session: Session) -> str:
 
 
 def _builtin(value: Any) -> Any:
-    return msgspec.to_builtins(value, builtin_types=(), str_keys=True)
+    return msgspec.to_builtins(value, builtin_types=(), str_keys=True, enc_hook=str)  # addresses

@@ -277,6 +277,24 @@ def test_ipam_show_release_and_check(ctl: Any) -> None:
     assert ctl("ipam", "show", "--ip", "nonsense").err == "invalid IP address nonsense\n"
 
 
+def test_ipam_check_as_json_and_its_report_name_the_address_that_no_endpoint_has(ctl: Any, tmp_path: Path) -> None:
+    from calico_kernel.cli.session import Session
+    from calico_kernel.model.ipam import AssignRequest
+
+    ctl("apply", "-f", "-", text=POOL + "---\n" + V3 + "kind: Node\nmetadata: {name: n1}\n")
+    session = Session(None)
+    owner = {"pod": "web", "namespace": "shop", "timestamp": "2020-01-01 00:00:00 +0000 UTC"}
+    given = session.composition.open_ipam().assign(AssignRequest(handle="h1", node="n1", num_ipv4=1, attributes=owner))
+    session.close()
+    (problem,) = json.loads(ctl("ipam", "check", "-o", "json").out)["problems"]
+    assert problem["address"] == problem["subject"] == str(given.addresses[0].address)
+    report = str(tmp_path / "report.json")
+    assert "found 1 problems" in ctl("ipam", "check", "--report", report).out
+    collected = ctl("ipam", "release", "--from-report", report, "--force", "-o", "json").out
+    assert [one["address"] for one in json.loads(collected)["collected"]] == [problem["address"]]
+    assert json.loads(ctl("ipam", "check", "-o", "json").out)["problems"] == []
+
+
 def test_ipam_configure_and_show_configuration(ctl: Any) -> None:
     assert ctl("ipam", "configure").err == "at least one setting must be given\n"
     assert ctl("ipam", "configure", "--strictaffinity", "perhaps").status == 1
