@@ -43,7 +43,7 @@ def workload_endpoint_name(ids: EndpointIds) -> str:
     for name, value in ids.segments():
         if not value:
             raise ValueError(f"{name} must be given")
-        parts.append(_escape(name, value))
+        parts.append(escaped(name, value))
     return "-".join(parts)
 
 
@@ -54,7 +54,7 @@ def workload_endpoint_prefix(ids: EndpointIds) -> str:
     for name, value in ids.segments():
         if not value:
             return "-".join(parts) + "-" if parts else ""
-        parts.append(_escape(name, value))
+        parts.append(escaped(name, value))
     return "-".join(parts)
 
 
@@ -149,7 +149,8 @@ def tunnel_handle(node: str, kind: str) -> str:
     return prefix + node
 
 
-def _escape(field: str, value: str) -> str:
+def escaped(field: str, value: str) -> str:
+    """A part of a workload endpoint's name. Raises ValueError, naming the field."""
     if value.startswith("-") or value.endswith("-"):
         raise ValueError(f"{field} {value!r} must not begin or end with '-'")
     return value.replace("-", "--")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ from calico_kernel.model.kubernetes import (
     service_account_profile_name,
 )
 from calico_kernel.model.meta import ObjectMeta, Wire
-from calico_kernel.model.names import EndpointIds, pod_interface_name, workload_endpoint_name
+from calico_kernel.model.names import EndpointIds, escaped, pod_interface_name, workload_endpoint_prefix
 from calico_kernel.model.wellknown import NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL
 
 POD_IP = "cni.projectcalico.org/podIP"
@@ -41,9 +41,13 @@ ADDRESSING = tuple(
     for name in ("ipv4pools", "ipv6pools", "ipFamilies", "ipAddrs", "ipAddrsNoIpam", "hwAddr")
 )
 """By these, and by FLOATING_IPS and ALLOWED_SOURCES, a pod asks something of the CNI plugin."""
+NETWORK = "cni.projectcalico.org/network"
+"""The CNI network that a workload was attached to, as the CNI plugin notes it."""
 _QOS = "qos.projectcalico.org/"
+_PLAIN_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)", re.ASCII)
+_SHARED_LIMIT = 20_000
 
-_KEPT = (NETWORK_STATUS, FLOATING_IPS, ALLOWED_SOURCES, *ADDRESSING)
+_KEPT = frozenset({NETWORK_STATUS, FLOATING_IPS, ALLOWED_SOURCES, NETWORK, *ADDRESSING})
 
 _SUFFIXES: dict[str, tuple[int, int]] = {
     **{s: (1, 1000**i) for i, s in enumerate(("", "m", "u", "n"))},
@@ -73,6 +77,12 @@ _ATTRIBUTES = {
     "PacketBurst": "packet_burst",
     "MaxConnections": "max_connections",
 }
+_QOS_NAMES = frozenset(
+    [f"{_QOS}{direction}{what}" for direction in ("ingress", "egress") for what in _LIMITS]
+    + [f"kubernetes.io/{direction}-bandwidth" for direction in ("ingress", "egress")]
+    + [f"{_QOS}dscp"]
+)
+T = TypeVar("T")
 
 
 class ContainerPort(Wire):
@@ -105,10 +115,24 @@ class PodStatus(Wire):
     pod_ips: tuple[PodIP, ...] = msgspec.field(default=(), name="podIPs")
 
 
+class PodMeta(Wire):
+    """Labels and annotations, but not who owns the pod or manages its fields: what is not read is not built."""
+
+    name: str = ""
+    generate_name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+
+
 class Pod(Wire):
     """The part of a pod that Calico looks at."""
 
-    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
+    metadata: PodMeta = msgspec.field(default_factory=PodMeta)
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus = msgspec.field(default_factory=PodStatus)
 
@@ -117,52 +141,110 @@ def workload_endpoint(document: Mapping[str, Any], *, interface_prefix: str = "c
     """The endpoint of a pod that is scheduled and has a network of its own. A finished pod has no addresses any more.
     Raises ValidationError for a pod without an endpoint or with an unreadable address."""
     pod = read_lenient(document, Pod)
-    meta, spec = pod.metadata, pod.spec
-    if spec.host_network or not spec.node_name:
-        why = "uses its node's network" if spec.host_network else "is not scheduled to a node"
+    if not has_endpoint(pod):
+        why = "uses its node's network" if pod.spec.host_network else "is not scheduled to a node"
         raise ValidationError(describe(document), [("spec", f"the pod {why}, so it has no endpoint")])
     problems: Problems = []
     try:
-        networks = [] if is_finished(pod) else [str(formats.loose_network(text)) for text in _addresses(pod)]
-        spoofable = tuple(str(formats.loose_network(text)) for text in _json_list(meta.annotations, ALLOWED_SOURCES))
-        nats = tuple(_floating(networks, _json_list(meta.annotations, FLOATING_IPS)))
-        ids = EndpointIds(node=spec.node_name, orchestrator="k8s", pod=meta.name, endpoint="eth0")
-        name = workload_endpoint_name(ids)
+        endpoint = EndpointMaker(interface_prefix).endpoint(pod, problems)
     except ValueError as exc:
         raise ValidationError(describe(document), [("", str(exc))]) from exc
-    namespace = meta.namespace or "default"
-    endpoint = WorkloadEndpoint(
-        metadata=ObjectMeta(
-            name=name,
-            namespace=namespace,
-            generate_name=meta.generate_name,
-            uid=meta.uid,
-            creation_timestamp=meta.creation_timestamp,
-            labels=endpoint_labels(namespace, meta.labels, spec.service_account_name),
-            annotations=endpoint_annotations(meta.annotations),
-        ),
-        spec=WorkloadEndpointSpec(
-            orchestrator="k8s",
-            node=spec.node_name,
-            container_id=meta.annotations.get(CONTAINER_ID, ""),
-            pod=meta.name,
-            endpoint="eth0",
-            service_account_name=spec.service_account_name,
-            ip_networks=tuple(networks),
-            ip_nats=nats,
-            profiles=endpoint_profiles(namespace, spec.service_account_name),
-            interface_name=pod_interface_name(namespace, meta.name, prefix=interface_prefix),
-            ports=tuple(named_ports((*spec.containers, *spec.init_containers))),
-            allow_spoofed_source_prefixes=spoofable,
-            qos_controls=qos_controls(meta.annotations, problems),
-        ),
-    )
     return Converted(endpoint, problems)
+
+
+def has_endpoint(pod: Pod) -> bool:
+    """Once it has one, it keeps it: a pod never leaves its node, nor changes its kind of network."""
+    return bool(pod.spec.node_name) and not pod.spec.host_network
+
+
+class EndpointMaker:
+    """Makes the endpoints of many pods. What is equal among them (the labels of a Deployment's pods, profiles, ports)
+    is kept once, so that a cluster of pods takes little more than what is different about each."""
+
+    def __init__(self, interface_prefix: str = "cali") -> None:
+        self._prefix = interface_prefix
+        self._shared: dict[Any, Any] = {}
+
+    def endpoint(self, pod: Pod, problems: Problems) -> WorkloadEndpoint:
+        """``problems`` gets what was left out. Raises ValueError for an address or name that cannot be read."""
+        meta, spec = pod.metadata, pod.spec
+        if not meta.name:
+            raise ValueError("pod must be given")
+        annotations = meta.annotations
+        namespace, account = meta.namespace or "default", spec.service_account_name
+        networks = () if is_finished(pod) else tuple(map(_network, _addresses(pod)))
+        if len(self._shared) > _SHARED_LIMIT:
+            self._shared.clear()
+        node, before = self._node(spec.node_name)
+        namespace, profiles = self._profiles(namespace, account)
+        return WorkloadEndpoint(
+            metadata=ObjectMeta(
+                name=f"{before}{escaped('pod', meta.name)}-eth0",
+                namespace=namespace,
+                generate_name=meta.generate_name,
+                uid=meta.uid,
+                creation_timestamp=meta.creation_timestamp,
+                labels=self._labels(namespace, meta.labels, account),
+                annotations=endpoint_annotations(annotations),
+            ),
+            spec=WorkloadEndpointSpec(
+                orchestrator="k8s",
+                node=node,
+                container_id=annotations.get(CONTAINER_ID, ""),
+                pod=meta.name,
+                endpoint="eth0",
+                service_account_name=account,
+                ip_networks=networks,
+                ip_nats=tuple(_floating(networks, _json_list(annotations, FLOATING_IPS))),
+                profiles=profiles,
+                interface_name=pod_interface_name(namespace, meta.name, prefix=self._prefix),
+                ports=self._once(tuple(named_ports((*spec.containers, *spec.init_containers)))),
+                allow_spoofed_source_prefixes=tuple(
+                    str(formats.loose_network(text)) for text in _json_list(annotations, ALLOWED_SOURCES)
+                ),
+                qos_controls=None
+                if annotations.keys().isdisjoint(_QOS_NAMES)
+                else self._once(qos_controls(annotations, problems)),
+            ),
+        )
+
+    def _once(self, value: T) -> T:
+        kept: T = self._shared.setdefault(value, value)
+        return kept
+
+    def _node(self, name: str) -> tuple[str, str]:
+        """The node's name, and how the names of its pods' endpoints begin."""
+        found: tuple[str, str] | None = self._shared.get(name)
+        if found is None:
+            ids = EndpointIds(node=name, orchestrator="k8s")
+            found = self._shared[name] = (name, workload_endpoint_prefix(ids))
+        return found
+
+    def _profiles(self, namespace: str, account: str) -> tuple[str, tuple[str, ...]]:
+        """The namespace, and the profiles of its pods with that service account."""
+        found: tuple[str, tuple[str, ...]] | None = self._shared.get((namespace, account))
+        if found is None:
+            profiles = endpoint_profiles(namespace, account)
+            found = self._shared[(namespace, account)] = (namespace, profiles)
+        return found
+
+    def _labels(self, namespace: str, labels: dict[str, str], account: str) -> dict[str, str]:
+        among = (namespace, account, *labels.items())
+        found: dict[str, str] | None = self._shared.get(among)
+        if found is None:
+            found = self._shared[among] = endpoint_labels(namespace, labels, account)
+        return found
+
+
+def _network(text: str) -> str:
+    return f"{text}/32" if _PLAIN_IPV4.fullmatch(text) else str(formats.loose_network(text))
 
 
 def endpoint_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
     """Those of a pod that its endpoint keeps."""
-    return {key: annotations[key] for key in _KEPT if key in annotations} if annotations else {}
+    if _KEPT.isdisjoint(annotations):
+        return {}
+    return {key: annotations[key] for key in sorted(_KEPT) if key in annotations}
 
 
 def endpoint_labels(namespace: str, labels: Mapping[str, str], service_account: str) -> dict[str, str]:
@@ -226,7 +308,7 @@ def _json_list(annotations: Mapping[str, str], name: str) -> list[str]:
         raise ValueError(f"annotation {name} is not a JSON list of text: {text!r}") from exc
 
 
-def _floating(networks: list[str], outside: list[str]) -> Iterable[IPNAT]:
+def _floating(networks: tuple[str, ...], outside: list[str]) -> Iterable[IPNAT]:
     inside = {":" in network: network.partition("/")[0] for network in networks}
     for address in outside:
         internal = inside.get(":" in address)
