@@ -4,6 +4,7 @@ In:    documents of Kubernetes kinds (from people, or mirrored from an API serve
 Out:   the resources that they mean to Calico, and what could not be converted.
 
     NetworkPolicy   -> NetworkPolicy knp.default.<name>, tier default, order 1000
+    ClusterNetworkPolicy -> GlobalNetworkPolicy kcnp.<name>, tier kube-admin or kube-baseline
     Namespace       -> Profile kns.<name>: allow all, and the namespace's labels as pcns.*
     ServiceAccount  -> Profile ksa.<namespace>.<name>: its labels as pcsa.*
     Pod             -> WorkloadEndpoint <node>-k8s-<pod>-eth0
@@ -199,14 +200,18 @@ def convert_rules(
     converted: list[Rule] = []
     problems: Problems = []
     for index, rule in enumerate(rules):
-        peers = rule.from_ if isinstance(rule, KubernetesIngressRule) else rule.to
-        side = "from" if direction == "ingress" else "to"
-        made, bad = _convert_rule(direction, peers, rule.ports, side)
+        made, bad = convert_rule(direction, rule)
         if bad:
             problems += [(f"{direction}[{index}]{path}", reason) for path, reason in bad]
         else:
             converted += made
     return tuple(converted), problems
+
+
+def convert_rule(direction: str, rule: KubernetesIngressRule | KubernetesEgressRule) -> tuple[list[Rule], Problems]:
+    """The rules that one rule becomes; not to be used when there are problems."""
+    peers, side = (rule.from_, "from") if isinstance(rule, KubernetesIngressRule) else (rule.to, "to")
+    return _convert_rule(direction, peers, rule.ports, side)
 
 
 def _convert_rule(
@@ -383,6 +388,12 @@ def _named(document: Mapping[str, Any], name: str) -> str:
     return name
 
 
+def cluster_network_policy(document: Mapping[str, Any]) -> Converted:
+    from calico_kernel.model.stored_policies import cluster_network_policy as convert_one
+
+    return convert_one(document)
+
+
 def pod(document: Mapping[str, Any]) -> Converted:
     from calico_kernel.model.pods import workload_endpoint
 
@@ -391,6 +402,7 @@ def pod(document: Mapping[str, Any]) -> Converted:
 
 _CONVERTERS: dict[tuple[Any, Any], Callable[[Mapping[str, Any]], Converted]] = {
     ("networking.k8s.io/v1", "NetworkPolicy"): network_policy,
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"): cluster_network_policy,
     ("v1", "Namespace"): namespace,
     ("v1", "ServiceAccount"): service_account,
     ("v1", "Pod"): pod,

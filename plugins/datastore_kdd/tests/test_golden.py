@@ -15,7 +15,7 @@ import yaml
 
 from calico_datastore_kdd.collection import CRD_GROUP
 from calico_datastore_kdd.mapping import open_mapping
-from calico_kernel.model import documents
+from calico_kernel.model import documents, kubernetes
 from calico_kernel.model.keys import (
     BlockAffinityKey,
     BlockAffinityQuery,
@@ -24,6 +24,7 @@ from calico_kernel.model.keys import (
     HandleKey,
     HandleQuery,
     Query,
+    ResourceKey,
     ResourceQuery,
 )
 from calico_kernel.model.records import Malformed, Record
@@ -44,9 +45,9 @@ def records_of(kind: str, query: Query, *, api_version: str = CRD_GROUP) -> list
     """Everything of one kind, read as the answer to a list."""
     items = [found for found in OBJECTS if (found["kind"], found["apiVersion"]) == (kind, api_version)]
     answer = json.dumps({"items": items, "metadata": {"resourceVersion": "328"}}).encode()
-    plural = {"v1": f"{kind.lower()}s", "networking.k8s.io/v1": "networkpolicies"}.get(api_version)
+    place = ("/api/v1", f"{kind.lower()}s") if api_version == "v1" else (f"/apis/{api_version}", "")
     for selection in MAPPING.collections(query):
-        if plural is None or selection.collection.plural == plural:
+        if selection.collection.path == place[0] and selection.collection.plural.startswith(place[1]):
             page = selection.collection.reader.page(answer)
             assert page.revision == "328" and page.proceed == ""
             return list(page.records)
@@ -112,3 +113,49 @@ def as_shown(record: Record) -> dict[str, Any]:
 def test_a_network_policy_reads_as_calicoctl_shows_it() -> None:
     (record,) = records_of("NetworkPolicy", ResourceQuery("NetworkPolicy"))
     assert as_shown(record) == shown("networkpolicy")[0]
+
+
+def test_a_pod_reads_as_calicoctl_shows_it() -> None:
+    (record,) = records_of("Pod", ResourceQuery("WorkloadEndpoint"), api_version="v1")
+    assert as_shown(record) == shown("workloadendpoint")[0]
+    assert record.key == ResourceKey("WorkloadEndpoint", "shop", "rack1--host1-k8s-web--1-eth0")
+
+
+def test_nodes_read_as_calicoctl_shows_them() -> None:
+    records = records_of("Node", ResourceQuery("Node"), api_version="v1")
+    assert [as_shown(record) for record in records] == shown("node")
+
+
+def test_namespaces_and_service_accounts_read_as_calicoctl_shows_them() -> None:
+    expected = {item["metadata"]["name"]: item for item in shown("profile")}
+    records = [
+        *records_of("Namespace", ResourceQuery("Profile"), api_version="v1"),
+        *records_of("ServiceAccount", ResourceQuery("Profile"), api_version="v1"),
+    ]
+    assert len(records) == 2
+    for record in records:
+        item = expected[as_shown(record)["metadata"]["name"]]
+        item["metadata"]["resourceVersion"] = item["metadata"]["resourceVersion"].strip("/")
+        assert as_shown(record) == item
+
+
+def test_a_policy_of_kubernetes_reads_as_it_does_from_a_manifest() -> None:
+    (record,) = records_of("NetworkPolicy", ResourceQuery("NetworkPolicy"), api_version="networking.k8s.io/v1")
+    value: Any = record.value
+    document = next(found for found in OBJECTS if found["apiVersion"] == "networking.k8s.io/v1")
+    converted: Any = kubernetes.convert(document).resource
+    assert value.spec == converted.spec and len(value.spec.ingress) == 6
+    assert record.key == ResourceKey("NetworkPolicy", "shop", "knp.default.allow-web")
+    assert value.metadata.name == "knp.default.allow-web" and value.metadata.resource_version == record.revision
+
+
+def test_writing_back_a_node_changes_nothing() -> None:
+    for record in records_of("Node", ResourceQuery("Node"), api_version="v1"):
+        document = next(found for found in OBJECTS if found["metadata"]["name"] == record.key.name)  # type: ignore[union-attr]
+        value: Any = record.value
+        request = MAPPING.updating(record.key, value, revision=record.revision)
+        patch = json.loads(request.body)["metadata"]
+        assert patch["resourceVersion"] == record.revision
+        theirs = {name: text for name, text in document["metadata"]["annotations"].items() if "projectcalico" in name}
+        assert {name: text for name, text in patch["annotations"].items() if text is not None} == theirs
+        assert request.path == f"/api/v1/nodes/{document['metadata']['name']}/status"

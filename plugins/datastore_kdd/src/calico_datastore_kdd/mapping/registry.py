@@ -12,6 +12,11 @@ from calico_datastore_kdd.collection import Collection, Group, Mapping, Place, R
 from calico_datastore_kdd.mapping.custom import CustomFamily
 from calico_datastore_kdd.mapping.family import Family
 from calico_datastore_kdd.mapping.ipam import IpamFamily
+from calico_datastore_kdd.mapping.nodes import NodeFamily
+from calico_datastore_kdd.mapping.pods import PodFamily
+from calico_datastore_kdd.mapping.policies import PolicyFamily
+from calico_datastore_kdd.mapping.profiles import ProfileFamily
+from calico_datastore_kdd.mapping.services import ServiceFamily
 from calico_kernel.errors import NotPermitted
 from calico_kernel.model import storing
 from calico_kernel.model.keys import Key, Query, ResourceKey
@@ -22,7 +27,16 @@ from calico_kernel.model.records import Value
 class KubernetesMapping(Mapping):
     def __init__(self, group: Group, *, use_pod_cidr: bool, interface_prefix: str) -> None:
         self.group = group
-        self._families: Sequence[Family] = (CustomFamily(group), IpamFamily(group))
+        addresses = () if use_pod_cidr else (IpamFamily(group),)
+        self._families: Sequence[Family] = (
+            CustomFamily(group),
+            *addresses,
+            PodFamily(interface_prefix),
+            NodeFamily(use_pod_cidr=use_pod_cidr),
+            ProfileFamily(),
+            PolicyFamily(),
+            ServiceFamily(),
+        )
 
     def collections(self, query: Query) -> Sequence[Selection]:
         return [selection for family in self._families for selection in family.selections(query)]
