@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from calico_kernel.calc.calculator import Calculator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calico_kernel.calc.calculator import Calculator
 
 __all__ = ["Calculator"]
+
+
+def __getattr__(name: str) -> object:
+    """Loaded when asked for: a tool that wants the posting lists alone need not wait for the calculation."""
+    if name == "Calculator":
+        from calico_kernel.calc.calculator import Calculator
+
+        return Calculator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``completion SHELL`` of both programs: words offered while a command is typed.
+"""``completion SHELL`` of every program: words offered while a command is typed.
 
 In:    the words typed so far.
 Out:   a script for the shell, which asks this program for the words: they come from the parsers themselves, from the
@@ -69,6 +69,8 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
 def _program(name: str) -> Program:
     if name == "calico":
         from calico_kernel.cli.calico import PROGRAM
+    elif name == "calicoq":
+        from calico_kernel.cli.calicoq import PROGRAM
     else:
         from calico_kernel.cli.calicoctl import PROGRAM
     return PROGRAM
@@ -138,7 +140,9 @@ def _positional(
         return _kinds(session)
     if action.dest in {"name", "names"} and given:
         return _names(given[0], before, session)
-    return ()
+    if action.dest == "node":
+        return _names("node", before, session)
+    return _policies(session) if action.dest == "policy" else ()
 
 
 def _kinds(session: Session) -> Iterable[str]:
@@ -149,6 +153,15 @@ def _kinds(session: Session) -> Iterable[str]:
     except CalicoError:
         pass
     return [info.kind.lower() for info in KINDS.values() if not info.internal]
+
+
+def _policies(session: Session) -> Iterable[str]:
+    """As ``calicoq policy`` takes them."""
+    try:
+        found = [*session.client.list("NetworkPolicy").items, *session.client.list("GlobalNetworkPolicy").items]
+    except CalicoError:
+        return ()
+    return [f"{one.metadata.namespace}/{one.metadata.name}".lstrip("/") for one in found]
 
 
 def _names(kind: str, before: Sequence[str], session: Session) -> Iterable[str]:

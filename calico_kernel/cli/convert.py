@@ -77,7 +77,7 @@ def _converted(args: argparse.Namespace, wrong: list[str]) -> Iterable[Converted
         if not documents and not args.skip_empty:
             wrong.append(f"no resources specified in file {file}")
         for document in documents:
-            from calico_kernel.cli.explain import irrelevant
+            from calico_kernel.cli.sources import irrelevant
 
             source = _called(document, file)
             if irrelevant(document) or _kept_by_kubernetes(document):

@@ -256,17 +256,25 @@ def _applicable(
 
 def _applies(policy: EffectivePolicy, endpoint: Endpoint, direction: Direction, hook: Hook) -> bool:
     governs = policy.ingress if direction == "ingress" else policy.egress
-    if not governs or policy.staged or not policy.selector.matches(endpoint.labels):
+    if not governs or policy.staged or (hook == "pre-DNAT" and direction != "ingress"):
         return False
-    match hook:
-        case "untracked":  # not supported on a host endpoint for all interfaces
-            return policy.untracked and endpoint.interface != "*"
-        case "pre-DNAT":
-            return policy.pre_dnat and direction == "ingress"
-        case "forward":
-            return policy.apply_on_forward and not policy.untracked and not policy.pre_dnat
-        case _:
-            return not policy.untracked and not policy.pre_dnat
+    hooks = hooks_of(policy, of_host=endpoint.kind == "HostEndpoint", interface=endpoint.interface)
+    return hook in hooks and policy.selector.matches(endpoint.labels)
+
+
+def hooks_of(policy: EffectivePolicy, *, of_host: bool, interface: str) -> tuple[Hook, ...]:
+    """Where a policy has a say at an endpoint that its selector matches, in the order in which packets come by.
+
+    ``of_host``: the endpoint is a host's, with this ``interface`` ("*" for all). Empty: nowhere.
+    """
+    early: list[Hook] = []
+    if policy.untracked and of_host and interface != "*":  # not supported on a host endpoint for all interfaces
+        early.append("untracked")
+    if policy.pre_dnat and of_host:
+        early.append("pre-DNAT")
+    if policy.untracked or policy.pre_dnat:
+        return tuple(early)
+    return ("forward", "normal") if of_host and policy.apply_on_forward else ("normal",)
 
 
 def _tier(tier: OrderedTier, direction: Direction, hook: Hook, packet: Packet, cluster: Cluster) -> TierTrace:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from calico_kernel.cli import calico, calicoctl
+from calico_kernel.cli import calico, calicoctl, calicoq
 
 
 class Ran(NamedTuple):
@@ -35,6 +35,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ctl(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """``ctl("get", "nodes")``; ``text`` becomes standard input."""
     return _runner(calicoctl.main, capsys, monkeypatch)
+
+
+@pytest.fixture
+def q(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """``q("endpoint", "web")``: calicoq, on the same datastore as ``ctl``."""
+    return _runner(calicoq.main, capsys, monkeypatch)
 
 
 @pytest.fixture

@@ -50,15 +50,25 @@ def test_unreachable_store_leaves_commands_and_kinds(ctl: Any, monkeypatch: pyte
     assert ctl("completion", "words", "--", "get", "tier", "s") == (0, "", "")
 
 
-def test_both_programs_write_a_script_for_each_shell(ctl: Any, calico_program: Any, tmp_path: Path) -> None:
+def test_every_program_writes_a_script_for_each_shell(ctl: Any, q: Any, calico_program: Any, tmp_path: Path) -> None:
     for shell in ("bash", "zsh", "fish"):
-        for run, name in ((ctl, "calicoctl"), (calico_program, "calico")):
+        for run, name in ((ctl, "calicoctl"), (q, "calicoq"), (calico_program, "calico")):
             script = run("completion", shell).out
             assert f"{name} completion words --" in script
             if shutil.which(shell):
                 (tmp_path / "script").write_text(script)
                 subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
     assert "plugins" in calico_program("completion", "words", "--", "").out.split()
+
+
+def test_nodes_and_policies_are_offered_to_queries(ctl: Any, q: Any) -> None:
+    named = TIER.replace("Tier", "GlobalNetworkPolicy").replace("{order: 100}", "{selector: all()}")
+    placed = named.replace("Global", "").replace("{name: security}", "{name: web, namespace: shop}")
+    node = TIER.replace("Tier", "Node").replace("{order: 100}", "{}").replace("security", "n1")
+    assert ctl("apply", "-f", "-", text="---\n".join((named, placed, node))).status == 0
+    assert q("completion", "words", "--", "policy", "").out.split() == ["security", "shop/web"]
+    assert q("completion", "words", "--", "host", "").out.split() == ["n1"]
+    assert "--hide-rule-matches" in q("completion", "words", "--", "endpoint", "--hide").out.split()
 
 
 def test_bash_completes_by_the_script(ctl: Any, config: Path, tmp_path: Path) -> None:
