@@ -6,6 +6,7 @@ The in-memory datastore runs it too, so neither can drift.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -142,6 +143,13 @@ class DatastoreContract(LoadContract):
     sends_ahead: ClassVar[bool] = False
     """Changes may reach a watch's buffer before ``next`` asks for them, and so survive what happens in between."""
 
+    keeps_bytes: ClassVar[bool] = True
+    """Stored bytes are read as they were written. False: objects are kept, in whose form ``write_raw`` says as much of
+    the bytes as they can hold."""
+
+    answer_s: ClassVar[float] = 0.0
+    """How long a watch may take to say that its revision is too old."""
+
     program_examples: ClassVar[int] = 20
     """How many random programs are tried."""
 
@@ -252,6 +260,10 @@ class DatastoreContract(LoadContract):
             (IpamHostKey("n1"), IpamHost()),
         ]
         for key, value in stored:
+            if isinstance(key, IpamHostKey) and store.derived_from(key):
+                with pytest.raises(NotPermitted):
+                    store.create(key, value)  # type: ignore[arg-type]
+                continue
             made = store.create(key, value)  # type: ignore[arg-type]
             assert made.value == value
             assert store.get(key) == made
@@ -343,7 +355,8 @@ class DatastoreContract(LoadContract):
         store.create(BlockAffinityKey("host", "n2", "fd00::/122"), StoredBlockAffinity(state="confirmed"))
         store.create(BlockAffinityKey("virtual", "load-balancer", "10.0.1.0/26"), StoredBlockAffinity())
         store.create(BlockKey("10.0.0.0/26"), AllocationBlock(cidr="10.0.0.0/26"))
-        store.create(IpamHostKey("n1"), IpamHost())
+        if not store.derived_from(IpamHostKey("n1")):
+            store.create(IpamHostKey("n1"), IpamHost())
         store.create(HandleKey("h"), IpamHandle())
         store.create(IpamConfigKey(), IpamConfig())
         queries: Sequence[Query] = [
@@ -401,7 +414,7 @@ class DatastoreContract(LoadContract):
             found = store.get(set_key(name)).value
             assert isinstance(found, Malformed)
             assert found.reason
-            assert found.raw == raw
+            assert found.raw == raw or not self.keeps_bytes
         assert len(store.list([ALL_SETS]).records) == 3
         watch = store.watch([ALL_SETS], revision=listing.revision)
         events = collect(watch, lambda got: len(got) == 3)
@@ -420,10 +433,13 @@ class DatastoreContract(LoadContract):
         self.write_raw(store, "/calico/ipam/v2/assignment/ipv4/block/nonsense", b"{}")
         found = dict(store.list_stored([ALL_SETS, BlockQuery()]))
         assert list(found) == [set_key("bad"), set_key("newer"), set_key("plain")]
-        assert (found[set_key("bad")], found[set_key("newer")]) == (b"{not json", newer)
         as_found: Any = Malformed("of another version", newer)
         store.put(set_key("copy"), as_found)
-        assert dict(store.list_stored([ALL_SETS]))[set_key("copy")] == newer
+        copy = dict(store.list_stored([ALL_SETS]))[set_key("copy")]
+        if self.keeps_bytes:
+            assert (found[set_key("bad")], found[set_key("newer")], copy) == (b"{not json", newer, newer)
+        else:
+            assert [json.loads(raw)["spec"] for raw in (found[set_key("newer")], copy)] == [{"colour": "blue"}] * 2
 
     def test_field_that_is_unknown_here_survives_a_get_and_its_writing_back(self, store: Datastore) -> None:
         raw = b'{"kind":"GlobalNetworkSet","metadata":{"newer":1},"spec":{"nets":["10.0.0.0/8"],"newer":{"x":[1]}}}'
@@ -477,8 +493,7 @@ class DatastoreContract(LoadContract):
         assert made in records
         assert len(records) > 60
         watch = store.watch(queries, revision=start)
-        events = collect(watch, lambda got: bool(got) and got[-1].key == set_key("z"))
-        assert len(events) > 60
+        collect(watch, lambda got: len(got) > 60 and any(event.key == set_key("z") for event in got))
         watch.close()
 
     # ── watches ──
@@ -511,7 +526,8 @@ class DatastoreContract(LoadContract):
         store.create(HandleKey("h"), IpamHandle())
         store.create(ResourceKey("IPPool", "", "web"), IPPool(metadata=ObjectMeta(name="web")))
         store.create(set_key("web1"), network_set("web1"))
-        assert [event.key for event in collect(watch, lambda got: len(got) == 2)] == [HandleKey("h"), set_key("web1")]
+        events = collect(watch, lambda got: len(got) == 2)
+        assert {event.key for event in events} == {HandleKey("h"), set_key("web1")}
         watch.close()
 
     def test_watch_resumed_from_an_event_has_neither_gap_nor_repeat(self, store: Datastore) -> None:
@@ -549,7 +565,7 @@ class DatastoreContract(LoadContract):
         store.put(set_key("a"), network_set("a", 3))
         self.forget_history(store)
         with pytest.raises(RevisionTooOld):
-            store.watch([ALL_SETS], revision=old).next(0)
+            store.watch([ALL_SETS], revision=old).next(self.answer_s)
         listing = store.list([ALL_SETS])
         watch = store.watch([ALL_SETS], revision=listing.revision)
         made = store.put(set_key("a"), network_set("a", 4))
@@ -612,6 +628,7 @@ class DatastoreContract(LoadContract):
             forget_history=lambda: self.forget_history(store),
             another=lambda: self.another(store),
             examples=self.program_examples,
+            answer_s=self.answer_s,
         )
 
     # ── competition ──

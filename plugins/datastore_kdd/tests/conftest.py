@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Collection, Group
+from calico_datastore_kdd.collection import CRD_GROUP, Collection, Group
 from calico_datastore_kdd.mapping import open_mapping
 from calico_datastore_kdd.testing import KubernetesServer
 from calico_kernel.model.kinds import PLURALS
 
-NAMESPACES = ("one", "two", "onemore")
+NAMESPACES = ("one", "two", "onemore", "shop", "lab")
 KINDS = {"ipamblocks": "IPAMBlock", "blockaffinities": "BlockAffinity", "ipamhandles": "IPAMHandle"}
 
 
@@ -31,19 +31,42 @@ def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesS
 @pytest.fixture(scope="session")
 def calico(kubernetes: KubernetesServer) -> KubernetesServer:
     """With Calico's resources under their first group."""
-    define(kubernetes, CRD_GROUP)
-    for name in NAMESPACES:
-        with contextlib.suppress(urllib.error.HTTPError):
-            kubernetes.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    prepare(kubernetes)
     return kubernetes
 
 
 @pytest.fixture
 def empty(calico: KubernetesServer) -> KubernetesServer:
+    wipe_all(calico)
+    return calico
+
+
+@pytest.fixture(scope="session")
+def uncached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
+    """A server that answers from etcd, and so forgets what etcd forgets and nothing at a restart."""
+    server = KubernetesServer(tmp_path_factory.mktemp("uncached"), arguments=("--watch-cache=false",))
+    server.start()
+    prepare(server)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def empty_uncached(uncached: KubernetesServer) -> KubernetesServer:
+    wipe_all(uncached)
+    return uncached
+
+
+def prepare(server: KubernetesServer) -> None:
+    define(server, CRD_GROUP)
+    for name in NAMESPACES:
+        server.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+
+
+def wipe_all(server: KubernetesServer) -> None:
     for collection in collections(CRD_GROUP):
         with contextlib.suppress(urllib.error.HTTPError):
-            wipe(calico, collection)
-    return calico
+            wipe(server, collection)
 
 
 def collections(group: Group) -> list[Collection]:
@@ -61,7 +84,7 @@ def wipe(server: KubernetesServer, collection: Collection) -> None:
         server.request("DELETE", collection.url(meta["namespace"], meta["name"]))
 
 
-def definition(group: Group, collection: Collection, *, plural_kind: str = "") -> dict[str, Any]:
+def definition(group: Group, collection: Collection) -> dict[str, Any]:
     name, version = group.split("/")
     kind = KINDS.get(collection.plural) or ("IPAMConfig" if collection.plural == "ipamconfigs" else "")
     kind = kind or PLURALS[collection.plural].kind
@@ -97,6 +120,3 @@ def define(server: KubernetesServer, group: Group, plurals: set[str] | None = No
                 time.sleep(0.05)
             else:
                 break
-
-
-__all__ = ["V3_GROUP"]

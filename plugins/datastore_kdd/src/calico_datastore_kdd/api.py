@@ -266,7 +266,9 @@ class Api:
             todo = "check datastore.ca_cert_file or the kubeconfig's certificate-authority, and that this is the server"
         elif isinstance(why, TimeoutError):
             why = "no answer in time"
-        elif isinstance(why, http.client.HTTPException):
+        elif isinstance(why, http.client.IncompleteRead):
+            why = "its answer broke off"
+        elif isinstance(why, http.client.HTTPException) and not isinstance(why, OSError):
             why = f"what answers there speaks no HTTP ({why!r})"
         return DatastoreUnavailable(
             what=f"the Kubernetes API {url} is not available ({why})",

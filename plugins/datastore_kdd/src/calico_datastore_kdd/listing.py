@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 import attrs
@@ -21,13 +21,14 @@ import msgspec
 
 from calico_datastore_kdd import faults
 from calico_datastore_kdd.api import Api, Refused
-from calico_datastore_kdd.collection import Selection
+from calico_datastore_kdd.collection import Reader, Selection
 from calico_kernel.errors import DatastoreUnavailable, RevisionTooOld
 from calico_kernel.model import keys, storing
 from calico_kernel.model.keys import Query
 from calico_kernel.model.records import Record
 
 T = TypeVar("T")
+Decode: TypeAlias = "Callable[[Reader, bytes], Sequence[Record]]"
 
 PAGE_OBJECTS = 500
 ATTEMPTS = 3
@@ -48,7 +49,12 @@ class _Head(msgspec.Struct, frozen=True):
     metadata: _Meta = _Meta()
 
 
+class _Items(msgspec.Struct, frozen=True):
+    items: list[msgspec.Raw] | None = None
+
+
 _head = msgspec.json.Decoder(_Head)
+_items = msgspec.json.Decoder(_Items)
 
 
 @attrs.frozen
@@ -90,19 +96,20 @@ class Lister:
         self._api, self._log, self._unserved = api, log, unserved
 
     def read(
-        self, selections: Sequence[Selection], queries: Sequence[Query], at: Positions | None
+        self, selections: Sequence[Selection], queries: Sequence[Query], at: Positions | None, *, whole: bool = False
     ) -> tuple[list[Record], Positions]:
-        """Raises RevisionTooOld, DatastoreUnavailable, NotPermitted."""
+        """``whole``: the values remember fields that are unknown here, at some cost.
+        Raises RevisionTooOld, DatastoreUnavailable, NotPermitted."""
         for attempt in range(ATTEMPTS):
             try:
-                return self._list(selections, queries, at)
+                return self._list(selections, queries, at, _whole_records if whole else _records)
             except RevisionTooOld:
                 if at is not None or attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
 
     def _list(
-        self, selections: Sequence[Selection], queries: Sequence[Query], at: Positions | None
+        self, selections: Sequence[Selection], queries: Sequence[Query], at: Positions | None, decode: Decode
     ) -> tuple[list[Record], Positions]:
         records: list[Record] = []
         common, others = "", {}
@@ -113,7 +120,7 @@ class Lister:
                 if at is None and fetched.revision != common:
                     others[fetched.selection.url] = fetched.revision
                 if fetched.raw is not None:
-                    records.extend(_decode(fetched, queries))
+                    records.extend(_decoded(fetched, queries, decode))
             return in_order(records), at or Positions(common or NOTHING_READ, others)
 
     # ── fetching: in a thread of its own when there is more than one page ──
@@ -160,18 +167,27 @@ def _exactly(revision: str) -> Iterable[tuple[str, str]]:
     return (("resourceVersion", revision), ("resourceVersionMatch", "Exact")) if revision else ()
 
 
-def _decode(fetched: Fetched, queries: Sequence[Query]) -> Iterable[Record]:
+def _decoded(fetched: Fetched, queries: Sequence[Query], decode: Decode) -> Iterable[Record]:
     collection = fetched.selection.collection
     assert fetched.raw is not None
     try:
-        page = collection.reader.page(fetched.raw)
+        records = decode(collection.reader, fetched.raw)
     except msgspec.DecodeError as exc:
         raise nonsense(collection.name, exc) from exc
     matches = keys.matches
     if len(queries) == 1:
         query = queries[0]
-        return [record for record in page.records if matches(query, record.key)]
-    return [record for record in page.records if any(matches(query, record.key) for query in queries)]
+        return [record for record in records if matches(query, record.key)]
+    return [record for record in records if any(matches(query, record.key) for query in queries)]
+
+
+def _records(reader: Reader, raw: bytes) -> Sequence[Record]:
+    return reader.page(raw).records
+
+
+def _whole_records(reader: Reader, raw: bytes) -> Sequence[Record]:
+    found = (reader.record(bytes(item), whole=True) for item in _items.decode(raw).items or ())
+    return [record for record in found if record is not None]
 
 
 def in_order(records: Sequence[Record]) -> list[Record]:

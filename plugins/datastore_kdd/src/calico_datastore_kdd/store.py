@@ -26,7 +26,7 @@ from calico_datastore_kdd.settings import KubernetesSettings
 from calico_datastore_kdd.watch import KubernetesWatch
 from calico_kernel.errors import AlreadyExists, DatastoreUnavailable, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore, Watch
-from calico_kernel.model import storing
+from calico_kernel.model import codec, storing
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Listing, Record, Value
 
@@ -91,6 +91,13 @@ class KubernetesDatastore(Datastore):
         at = None if revision is None else Positions.parse(revision)
         records, end = self._with_group(lambda: self._lister.read(self._selections(queries), tuple(queries), at))
         return Listing(records, str(end))
+
+    def list_stored(self, queries: Sequence[Query]) -> Sequence[tuple[Key, bytes]]:
+        """As they would stand in a store of our own."""
+        records, _ = self._with_group(
+            lambda: self._lister.read(self._selections(queries), tuple(queries), None, whole=True)
+        )
+        return [(record.key, codec.encode(record.value)) for record in records]
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
         positions = Positions.parse(revision)
