@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASTORE ?= sqlite
 
-.PHONY: setup demo test e2e clean
+.PHONY: setup demo test e2e wheelhouse clean
 
 setup:
 	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --setup
@@ -28,6 +28,11 @@ e2e:
 	@sh tools/kubernetes/build.sh >/dev/null
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/python tests/e2e/world.py $(BIN)/python -m pytest -v tests/e2e
+
+# Every wheel that a node needs, in build/wheelhouse: for hosts without a network, and for install/docker/Dockerfile.
+wheelhouse: setup
+	@rm -rf build/wheelhouse
+	@$(BIN)/python tools/wheelhouse.py build/wheelhouse
 
 lock:
 	@$(PYTHON) -m venv --clear build/lock

@@ -61,6 +61,12 @@ def requirements(names: Iterable[str]) -> set[str]:
 
 
 @pytest.fixture(scope="session")
+def required_by() -> Callable[[Iterable[str]], set[str]]:
+    """``requirements``, for tests."""
+    return requirements
+
+
+@pytest.fixture(scope="session")
 def make_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Path]], Python]:
     """``make_environment(wheels)`` makes a clean environment with exactly those and what they require; returns a
     function that runs its Python. The bubble has no way out, so what they require is copied from this environment."""
