@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATASTORE ?= sqlite
 
-.PHONY: setup demo test e2e wheelhouse clean
+.PHONY: setup demo test e2e wheelhouse manifests clean
 
 setup:
 	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --setup
@@ -33,6 +33,14 @@ e2e:
 wheelhouse: setup
 	@rm -rf build/wheelhouse
 	@$(BIN)/python tools/wheelhouse.py build/wheelhouse
+
+# The definitions in install/, and in build/manifests one file for each datastore, for `kubectl apply -f`.
+manifests: setup
+	@$(BIN)/calicoctl crds > install/kubernetes/crds/crds.yaml
+	@mkdir -p build/manifests
+	@kubectl=$$(sh tools/kubernetes/build.sh)/kubectl; \
+	$$kubectl kustomize install/kubernetes/overlays/kdd > build/manifests/calico.yaml; \
+	$$kubectl kustomize install/kubernetes/overlays/etcd > build/manifests/calico-etcd.yaml
 
 lock:
 	@$(PYTHON) -m venv --clear build/lock
