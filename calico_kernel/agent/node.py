@@ -28,6 +28,7 @@ from calico_kernel.agent.metrics import agent_metrics
 from calico_kernel.agent.mtu import MtuFile
 from calico_kernel.agent.programmed import Programmed
 from calico_kernel.agent.registration import register
+from calico_kernel.agent.status import StatusReporter
 from calico_kernel.agent.tunnels import TunnelAddresses
 from calico_kernel.agent.worker import DriverWorker
 from calico_kernel.calc import Calculator
@@ -77,6 +78,7 @@ class NodeAgent:
         self._feed: Feed | None = None
         self._loop: CalcLoop | None = None
         self._tunnels: TunnelAddresses | None = None
+        self._status: StatusReporter | None = None
         self._has_dataplane = False
         self._observers: list[EndpointObserver] = []
         self._programmed = Programmed(self._observers)
@@ -167,6 +169,9 @@ class NodeAgent:
         if composition.has_ipam:
             self._tunnels = TunnelAddresses(self._config.node, store, composition.open_ipam())
             listeners.append(self._tunnels.saw)
+        if store.keeps_status:
+            self._status = StatusReporter(self._config.node, store)
+            listeners.append(self._status.saw)
         make_calculator = partial(Calculator, self._config.node, self._felix_environment())
         self._loop = CalcLoop(make_calculator, self._config.node, self._workers, self._programmed, listeners)
         self._feed = Feed(
@@ -181,9 +186,10 @@ class NodeAgent:
 
     def _start_threads(self, stack: contextlib.ExitStack) -> None:
         assert self._loop is not None and self._feed is not None
-        threads: list[DriverWorker | TunnelAddresses | CalcLoop | Feed] = [
+        threads: list[DriverWorker | TunnelAddresses | StatusReporter | CalcLoop | Feed] = [
             *self._workers,
             *([self._tunnels] if self._tunnels else []),
+            *([self._status] if self._status else []),
             self._loop,
             self._feed,
         ]
@@ -239,6 +245,8 @@ class NodeAgent:
 
     def _dataplane_applied(self, report: ApplyReport, stamps: Mapping[WorkloadEndpointId, str]) -> None:
         self._programmed.applied(report.programmed, stamps)
+        if self._status is not None:
+            self._status.applied(report)
 
     def _ask_whole(self) -> None:
         if self._loop is not None:
@@ -338,7 +346,7 @@ def _not_stuck(busy_since: float | None, doing: str) -> Health:
     return Health(ok=seconds < STUCK_S, reason=f"{doing} for {seconds:.0f} s already")
 
 
-def _stop_thread(thread: DriverWorker | TunnelAddresses | CalcLoop | Feed) -> None:
+def _stop_thread(thread: DriverWorker | TunnelAddresses | StatusReporter | CalcLoop | Feed) -> None:
     thread.stop()
     thread.join(STOP_S)
     if thread.is_alive():
