@@ -4,9 +4,11 @@ pass: these tests are about the store, and store what no schema would accept."""
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 import urllib.error
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +19,59 @@ from calico_datastore_kdd.testing import KubernetesServer
 from calico_kernel.model.kinds import PLURALS
 
 NAMESPACES = ("one", "two", "onemore", "shop", "lab")
+USERS = ("somebody",)
+"""Whom the server knows besides the administrator, and who may do nothing until a test permits it."""
 KINDS = {"ipamblocks": "IPAMBlock", "blockaffinities": "BlockAffinity", "ipamhandles": "IPAMHandle"}
+
+
+class Authority:
+    """Signs certificates of users."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.certificate, self._key = directory / "authority.crt", directory / "authority.key"
+        if not self.certificate.exists():
+            self._openssl(
+                *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=authority", "-days", "2"),
+                *("-keyout", str(self._key), "-out", str(self.certificate)),
+            )
+
+    def sign(self, user: str, group: str, *, expired: bool = False) -> tuple[Path, Path]:
+        """(certificate, key) of a user."""
+        at = self._directory / f"{user}{'-expired' if expired else ''}"
+        key, request, certificate = (at.with_suffix(suffix) for suffix in (".key", ".csr", ".crt"))
+        subject = f"/O={group}/CN={user}"
+        self._openssl(
+            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", subject, "-keyout", str(key), "-out", str(request))
+        )
+        # Without a database of its own openssl signs from now on only; for 0 days is over at once.
+        self._openssl(
+            *("x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key)),
+            *("-CAcreateserial", "-days", "0" if expired else "2", "-out", str(certificate)),
+        )
+        return certificate, key
+
+    @staticmethod
+    def _openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")
 def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
-    server = KubernetesServer(tmp_path_factory.mktemp("kubernetes"))
+    directory = tmp_path_factory.mktemp("kubernetes")
+    authority = Authority(directory)
+    server = KubernetesServer(directory / "server", arguments=("--client-ca-file", str(authority.certificate)))
+    for user in USERS:
+        server.kubeconfig_for(user)
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def authority(kubernetes: KubernetesServer) -> Authority:
+    """Whose certificates the server takes."""
+    return Authority(kubernetes.directory.parent)
 
 
 @pytest.fixture(scope="session")
