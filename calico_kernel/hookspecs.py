@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from calico_kernel.model.nodestate import Delta, LocalWorkload, WorkloadEndpointId
     from calico_kernel.model.records import Event, Listing, Record, Value
 
-HOOK_API = (1, 0)
+HOOK_API = (1, 1)
 """Major: incompatible change. Minor: something was added. A plugin for (1, 0) works with every (1, n >= 0)."""
 
 hookspec = pluggy.HookspecMarker("calico")
@@ -45,15 +45,32 @@ hookimpl = pluggy.HookimplMarker("calico")
 # ── what a plugin says of itself, and what the kernel lends it ────────────────────────────────────────────────────────
 
 
+class HostNeed(Struct, frozen=True, kw_only=True):
+    """Something that a plugin uses of the host, for ``calicoctl node checksystem``.
+
+    kind:     "kernel" (``name`` is the oldest version), "module", "program" or "sysctl" (``name`` as ``a.b=1``).
+    others:   names that do as well. options: of the kernel's configuration; any of them stands for the module.
+    effect:   what is lost without it. required: the plugin cannot serve without it.
+    """
+
+    kind: str
+    name: str
+    others: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    effect: str = ""
+    required: bool = False
+
+
 class PluginInfo(Struct, frozen=True, kw_only=True):
     """hook_api: the version it was written for. settings: a ``msgspec.Struct`` (frozen, kw_only,
     forbid_unknown_fields) whose fields, defaults and docstring are the plugin's settings; None for a plugin
-    without any."""
+    without any. host_needs (since 1.1): told to people, enforced by nothing."""
 
     summary: str
     hook_api: tuple[int, int]
     settings: type[Any] | None = None
     distribution: str = ""
+    host_needs: tuple[HostNeed, ...] = ()
 
 
 class Services(Struct, frozen=True, kw_only=True):
@@ -442,7 +459,10 @@ class EncapsulationDriver(Driver):
 
 
 class RoutingDriver(Driver):
-    """Advertises local prefixes and learns remote ones; ``peers`` reports sessions for ``calicoctl node status``."""
+    """Advertises local prefixes and learns remote ones."""
 
     def peers(self) -> Sequence[Mapping[str, Any]]:
+        """BGP sessions for ``calicoctl node status``, each with ``address`` and ``state`` (``Established`` when it is
+        up), and ``type`` (``node-to-node mesh``, ``node specific``, ``global``), ``since`` and ``info`` where known.
+        Called on any thread; answers from memory."""
         return ()

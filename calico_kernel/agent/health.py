@@ -2,7 +2,7 @@
 
 GET /liveness   200 while every thread makes progress        GET /metrics   Prometheus text format
 GET /readiness  200 once the node enforces what it should    GET /health    both, as JSON, with every reason, and what
-                                                                            the host lacks
+                                                                            the host lacks, and how the agent does
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -68,9 +68,16 @@ class HealthServer:
         checks: Iterable[HealthCheck],
         metrics: Callable[[], Iterable[Metric]],
         lacks: Callable[[], Iterable[tuple[str, Lack]]] = tuple,
+        status: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """``lacks``: what the host cannot do, each with the name of the driver that says so."""
-        content = {"checks": checks, "metrics": staticmethod(metrics), "lacks": staticmethod(lacks)}
+        """``lacks``: what the host cannot do, each with the name of the driver that says so. ``status``: what the agent
+        says of itself (``calico_kernel.agent.selfreport``)."""
+        content = {
+            "checks": checks,
+            "metrics": staticmethod(metrics),
+            "lacks": staticmethod(lacks),
+            "status": staticmethod(status),
+        }
         handler = type("Handler", (_Handler,), content)
         try:
             self._server = _Server((host, port), handler)
@@ -102,6 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     checks: Iterable[HealthCheck] = ()
     metrics: Callable[[], Iterable[Metric]]
     lacks: Callable[[], Iterable[tuple[str, Lack]]]
+    status: Callable[[], Mapping[str, Any]]
     timeout = 5
 
     def do_GET(self) -> None:
@@ -121,6 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
                 {"driver": name, "capability": lack.capability, "effect": lack.effect}
                 for name, lack in type(self).lacks()
             ]
+            report["agent"] = type(self).status()
             self._say(HTTPStatus.OK, json.dumps(report, indent=2) + "\n", "application/json")
         else:
             self._say(HTTPStatus.NOT_FOUND, "try /liveness, /readiness, /health or /metrics\n", "text/plain")

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import attrs
 import msgspec
@@ -28,6 +29,7 @@ from calico_kernel.agent.metrics import agent_metrics
 from calico_kernel.agent.mtu import MtuFile
 from calico_kernel.agent.programmed import Programmed
 from calico_kernel.agent.registration import register
+from calico_kernel.agent.selfreport import agent_status
 from calico_kernel.agent.status import StatusReporter
 from calico_kernel.agent.tunnels import TunnelAddresses
 from calico_kernel.agent.worker import DriverWorker
@@ -113,7 +115,7 @@ class NodeAgent:
         ports = {(settings.health_host, settings.health_port), (settings.metrics_host, settings.metrics_port)}
         for host, port in sorted(ports):
             if port:
-                server = HealthServer(host, port, _Checks(self._checks), self._metrics, self._lacks)
+                server = HealthServer(host, port, _Checks(self._checks), self._metrics, self._lacks, self._self_report)
                 server.start()
                 stack.callback(server.close)
 
@@ -294,6 +296,16 @@ class NodeAgent:
         if not loop.is_alive():
             return Health(ok=False, reason="the calculation's thread ended")
         return _not_stuck(loop.state.busy_since, "calculating")
+
+    def _self_report(self) -> Mapping[str, Any]:
+        return agent_status(
+            self._config.node,
+            self._phase,
+            [choice.name for choice in self._config.plugins],
+            self._feed.state if self._feed is not None else None,
+            len(self._loop.calculator.problems) if self._loop is not None else 0,
+            self._workers,
+        )
 
     def _metrics(self) -> Iterable[Metric]:
         if self._loop is not None and self._feed is not None:

@@ -13,9 +13,9 @@ PAUSE_S = 0.1
 class Progress:
     """``120 of 1000 applied`` on one line of standard error, which is gone at the end."""
 
-    def __init__(self, total: int, what: str) -> None:
+    def __init__(self, total: int, what: str, *, least: int = WORTH_SHOWING) -> None:
         self._total, self._what, self._count = total, what, 0
-        self._shown = total >= WORTH_SHOWING and sys.stderr.isatty()
+        self._shown = total >= least and sys.stderr.isatty()
         self._next = 0.0
 
     def step(self) -> None:

@@ -69,6 +69,12 @@ class Session:
             print(f"plugins are not asked: {exc.what}", file=sys.stderr)
             return None
 
+    def reload(self) -> None:
+        """Forget the configuration: the environment has changed."""
+        self.close()
+        for made in ("config", "composition", "client"):
+            self.__dict__.pop(made, None)
+
     def close(self) -> None:
         if "composition" in self.__dict__:
             self.composition.close()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from calico_cni.settings import CniSettings
-from calico_kernel.hookspecs import CliCommand, LocalService, Metric, PluginInfo, Services, hookimpl
+from calico_kernel.hookspecs import CliCommand, HostNeed, LocalService, Metric, PluginInfo, Services, hookimpl
 
 if TYPE_CHECKING:
     import argparse
@@ -21,9 +21,18 @@ _serving: dict[str, CniService] = {}
 def calico_plugin() -> PluginInfo:
     return PluginInfo(
         summary="CNI plugin for Calico Kernel: a tiny executable and the service behind it in the node agent",
-        hook_api=(1, 0),
+        hook_api=(1, 1),
         settings=CniSettings,
         distribution="calico-cni",
+        host_needs=(
+            HostNeed(
+                kind="module",
+                name="veth",
+                options=("CONFIG_VETH",),
+                effect="no workload gets an interface",
+                required=True,
+            ),
+        ),
     )
 
 

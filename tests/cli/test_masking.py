@@ -1,0 +1,63 @@
+"""Secrets do not leave the machine; what else a configuration says does."""
+
+from __future__ import annotations
+
+import pytest
+
+from calico_kernel.cli.masking import HIDDEN, masked
+
+PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nhush\n-----END EC PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: hush",
+        "etcdPassword: 'hush, with a comma'",
+        '{"token": "hush", "name": "x"}',
+        '{"token":"hush \\" quoted"}',
+        "{plugin: etcd, username: u, password: hush, endpoints: x}",
+        "ETCD_PASSWORD=hush",
+        "export CALICO_DATASTORE_PASSWORD=hush",
+        "etcdKey: |\n  hush\n  hush\nnext: 1\n",
+        "    - key: |-\n        hush\n",
+        "client-key-data: aHVzaA==hush",
+        "kubeconfig_inline: hush",
+        "bearerToken = hush",
+        "aws_secret_access_key: hush",
+        "endpoints: https://user:hush@etcd:2379",
+        f"cert: |\n  {PEM}\n",
+        f"some log line with {PEM} in it",
+        "spec: {password: {secretKeyRef: {name: n, key: k}}, authToken: hush}",
+    ],
+)
+def test_secret_is_hidden(text: str) -> None:
+    assert "hush" not in masked(text) and HIDDEN in masked(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keyFile: /etc/calico/key.pem",
+        "key_file: /etc/calico/key.pem",
+        "etcdKeyFile: /x",
+        "username: calico\nendpoints: https://etcd:2379",
+        "password:\n",
+        'password: ""',
+        "automountServiceAccountToken: false",
+        "secretName: bgp-secrets",
+        "tokenTTL: 1h",
+        '-A cali-FORWARD -m comment --comment "cali:abc" -j ACCEPT',
+        "monkey: banana\nkeys: [a]",
+        "selector: all()",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_neighbours_of_a_secret_stay() -> None:
+    text = "a: 1\netcdKey: |\n  hush\n\n  hush\nb: 2\n"
+    assert masked(text) == f"a: 1\netcdKey: {HIDDEN}\nb: 2\n"
+    assert masked("- key: |-\n    hush\n  other: 1\n") == f"- key: {HIDDEN}\n  other: 1\n"
+    assert masked('{"token": "hush", "b": 2}') == f'{{"token": "{HIDDEN}", "b": 2}}'
