@@ -59,6 +59,7 @@ class Pods(MemoryDatastore):
         pod = self.get(key).value
         assert isinstance(value, WorkloadEndpoint) and isinstance(pod, WorkloadEndpoint)
         given = replace(pod.spec, ip_networks=value.spec.ip_networks, container_id=value.spec.container_id)
+        assert not given.mac  # a Pod has no place for it
         return super().update(key, replace(pod, spec=given), revision=revision)
 
     def delete(self, key: Key, *, revision: str | None = None) -> Record:
@@ -98,6 +99,15 @@ def test_add_completes_the_pod_and_del_takes_it_back(
     assert node.run("DEL", "c1", namespace, args=ARGS).status == 0
     assert store.pod.spec.container_id == "" and not store.pod.spec.ip_networks
     assert not (node.links() or node.ipam.handles())
+
+
+def test_check_and_a_repeated_add_find_all_in_order(node: Any, store: Pods, workload: Callable[[], str]) -> None:
+    store.appears()
+    namespace = workload()
+    first = node.add("c1", namespace, args=ARGS)
+    assert node.run("CHECK", "c1", namespace, args=ARGS, conf=node.conf(prevResult=first.said)).status == 0
+    again = node.add("c1", namespace, args=ARGS)
+    assert again.said["interfaces"] == first.said["interfaces"] and again.addresses == first.addresses
 
 
 def test_annotations_of_the_pod_choose_its_address(node: Any, store: Pods, workload: Callable[[], str]) -> None:

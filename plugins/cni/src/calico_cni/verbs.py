@@ -129,7 +129,7 @@ class Verbs:
     ) -> Mapping[str, Any] | None:
         """The same ADD again: when all of it stands, the same answer. None: make what is missing."""
         held = _bare(before.endpoint)
-        wires = self._wiring(inv, attachment, held, before.endpoint.spec.mac, netns_fd)
+        wires = self._wiring(inv, attachment, held, _kept_mac(inv, before, netns_fd), netns_fd)
         source = self._source(inv, inv.conf.annotations)
         checkable = isinstance(source, CalicoIpam)
         if not held or wiring.differences(wires) or (checkable and source.held(inv, attachment, held)):
@@ -329,7 +329,7 @@ class Verbs:
             raise CniError(errors.UNKNOWN_CONTAINER, f"container {inv.container} has no endpoint on {inv.conf.name}")
         held = _bare(stored.endpoint)
         expected = result.addresses_of(inv.conf.previous or {})
-        wires = self._wiring(inv, attachment, held, stored.endpoint.spec.mac, netns_fd)
+        wires = self._wiring(inv, attachment, held, _kept_mac(inv, stored, netns_fd), netns_fd)
         wrong = [f"prevResult has {a}, the endpoint has not" for a in expected if _same(a) not in map(_same, held)]
         if stored.endpoint.spec.interface_name != wires.host_name:
             wrong.append(f"the endpoint names {stored.endpoint.spec.interface_name}, not {wires.host_name}")
@@ -445,6 +445,11 @@ def _releaser(release: Callable[[str], object], handle: str) -> Callable[[], Non
 
 def _bare(endpoint: WorkloadEndpoint) -> tuple[str, ...]:
     return tuple(network.partition("/")[0] for network in endpoint.spec.ip_networks)
+
+
+def _kept_mac(inv: Invocation, stored: Stored, netns_fd: int) -> str:
+    """The MAC address that ADD gave; where the endpoint has no place for it, as in a Pod, what the interface has."""
+    return stored.endpoint.spec.mac or wiring.mac_of(netns_fd, inv.interface)
 
 
 def _same(address: str) -> object:

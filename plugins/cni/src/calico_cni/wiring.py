@@ -251,6 +251,13 @@ def mtu_of(host_name: str) -> int:
         return link.mtu_bytes if link is not None else 0
 
 
+def mac_of(netns_fd: int, interface: str) -> str:
+    """MAC address of a workload's interface, "" when there is none."""
+    with Netlink(netns_fd) as there:
+        link = there.link(interface)
+        return link.mac if link is not None else ""
+
+
 # ── removing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
