@@ -1,0 +1,292 @@
+"""The agent on the Kubernetes datastore with the rights that ``install/`` gives it, and no others.
+
+A real API server judges, and writes down what was asked: nothing that the agent and the CNI plugin do is refused, and
+nothing is granted that they do not use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import yaml
+
+from calico_datastore_kdd.testing import KubernetesServer, program
+from calico_kernel.cli.calico import main as calico
+from calico_kernel.client import Client
+from calico_kernel.client.setup import ensure_initialized
+from calico_kernel.compose import compose
+from calico_kernel.config import load
+from calico_kernel.host import netns as namespaces
+from calico_kernel.model.crds import CRD_GROUP
+from calico_kernel.model.ipam import AssignRequest
+
+pytestmark = pytest.mark.node
+
+KUBERNETES = Path(__file__).resolve().parents[2] / "install" / "kubernetes"
+ACCOUNT = "system:serviceaccount:calico-system:calico-node"
+NODE = "worker-1"
+READY_S = 60.0
+Right = tuple[str, str, str]
+"""API group, resource (with its subresource), verb."""
+
+
+@attrs.define
+class Cluster:
+    """``program``: the CNI executable; ``config``: the agent's, with the token of its service account."""
+
+    server: KubernetesServer
+    directory: Path
+    config: Path
+    token: str
+
+    def used(self) -> tuple[set[Right], list[str]]:
+        """What the agent's account asked for and got, and what it was refused."""
+        granted: set[Right] = set()
+        refused = []
+        for line in (self.directory / "audit.log").read_text().splitlines():
+            event = json.loads(line)
+            about = event.get("objectRef")
+            if event["user"]["username"] != ACCOUNT or about is None:
+                continue
+            resource = "/".join(filter(None, (about.get("resource", ""), about.get("subresource", ""))))
+            if event.get("responseStatus", {}).get("code") == 403:
+                refused.append(f"{event['verb']} {event['requestURI']}")
+            granted.add((about.get("apiGroup", ""), resource, event["verb"]))
+        return granted, refused
+
+    def ask(self, method: str, path: str, body: object = None) -> int:
+        """The answer's code to one request with the agent's token."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.server.url + path, data, method=method)
+        request.add_header("Authorization", f"Bearer {self.token}")
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        request.add_header("Content-Type", kind)
+        try:
+            with urllib.request.urlopen(request, context=self.server_trust(), timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as exc:
+            return exc.code
+
+    def server_trust(self) -> Any:
+        import ssl
+
+        return ssl.create_default_context(cafile=str(self.server.ca_file))
+
+
+def rights() -> set[Right]:
+    """What the role grants."""
+    role = next(yaml.safe_load_all((KUBERNETES / "rbac" / "node.yaml").read_text()))
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A small cluster: two nodes, a namespace, pods that are scheduled here, a policy."""
+    for number in (1, 2):
+        yield "/api/v1/nodes", {"metadata": {"name": f"worker-{number}"}}
+    yield "/api/v1/namespaces", {"metadata": {"name": "shop", "labels": {"team": "a"}}}
+    yield "/api/v1/namespaces/shop/serviceaccounts", {"metadata": {"name": "default"}}
+    for number in (1, 2):
+        yield (
+            "/api/v1/namespaces/shop/pods",
+            {
+                "metadata": {"name": f"web-{number}", "labels": {"app": "web"}},
+                "spec": {
+                    "nodeName": NODE,
+                    "automountServiceAccountToken": False,
+                    "containers": [{"name": "web", "image": "web"}],
+                },
+            },
+        )
+    yield (
+        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies",
+        {"metadata": {"name": "web"}, "spec": {"podSelector": {}, "ingress": [{}]}},
+    )
+    for name, cidr in (("pods", "10.65.0.0/16"), ("tunnels", "10.66.0.0/24")):
+        yield (
+            f"/apis/{CRD_GROUP}/ippools",
+            {
+                "apiVersion": CRD_GROUP,
+                "kind": "IPPool",
+                "metadata": {"name": name},
+                "spec": {
+                    "cidr": cidr,
+                    "vxlanMode": "Always" if name == "tunnels" else "Never",
+                    "allowedUses": ["Tunnel" if name == "tunnels" else "Workload"],
+                },
+            },
+        )
+
+
+@pytest.fixture
+def cluster(netns: str, tmp_path: Path) -> Iterator[Cluster]:
+    policy = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Metadata", "users": [ACCOUNT]}, {"level": "None"}],
+    }
+    (tmp_path / "audit.yaml").write_text(json.dumps(policy))
+    server = KubernetesServer(
+        tmp_path / "kubernetes",
+        arguments=(
+            *("--allow-privileged=true", "--audit-policy-file", str(tmp_path / "audit.yaml")),
+            *("--audit-log-path", str(tmp_path / "audit.log")),
+        ),
+    )
+    server.start()
+    try:
+        kubectl = [program("kubectl"), "--kubeconfig", str(server.kubeconfig)]
+        overlay = str(KUBERNETES / "overlays" / "kdd")
+        subprocess.run([*kubectl, "apply", "--server-side", "-k", overlay], check=True, capture_output=True)
+        for path, body in objects():
+            server.request("POST", path, body)
+        asked = server.request("POST", "/api/v1/namespaces/calico-system/serviceaccounts/calico-node/token", {})
+        token = asked["status"]["token"]
+        (tmp_path / "token").write_text(token)
+        config = tmp_path / "calico.yaml"
+        composed = yaml.safe_load((KUBERNETES / "overlays" / "kdd" / "calico.yaml").read_text())
+        composed["node"] = NODE
+        composed["datastore"] |= {
+            "api_endpoint": server.url,
+            "ca_cert_file": str(server.ca_file),
+            "token_file": str(tmp_path / "token"),
+        }
+        composed["agent"] = {"run_dir": str(tmp_path / "run"), "state_dir": str(tmp_path / "state")}
+        config.write_text(yaml.safe_dump(composed))
+        yield Cluster(server, tmp_path, config, token)
+    finally:
+        server.kill()
+
+
+def _await_ready(agent: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    reason = ""
+    while time.monotonic() < deadline:
+        assert agent.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen("http://127.0.0.1:9099/readiness", timeout=5).close()
+        except urllib.error.HTTPError as exc:
+            reason = exc.read().decode()
+        except OSError as exc:
+            reason = str(exc)
+        else:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{reason}\n{log.read_text()}")
+
+
+def _cni(cluster: Cluster, verb: str, pod: str, namespace: str) -> dict[str, Any]:
+    listed = json.loads((KUBERNETES / "overlays" / "kdd" / "10-calico.conflist").read_text())
+    conf = {**listed["plugins"][0], "name": listed["name"], "cniVersion": "1.1.0"}
+    conf["agent_socket"] = str(cluster.directory / "run" / "agent.sock")
+    if verb == "GC":
+        conf["cni.dev/valid-attachments"] = []
+    environment = {"CNI_COMMAND": verb, "CNI_PATH": "/usr/lib/cni"}
+    if verb not in ("GC", "STATUS"):
+        environment |= {
+            "CNI_CONTAINERID": f"container-{pod}",
+            "CNI_NETNS": namespaces.path_of(namespace),
+            "CNI_IFNAME": "eth0",
+            "CNI_ARGS": f"K8S_POD_NAMESPACE=shop;K8S_POD_NAME={pod}",
+        }
+    done = subprocess.run(
+        [str(cluster.directory / "bin" / "calico")],
+        input=json.dumps(conf).encode(),
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout.decode() + (cluster.directory / "agent.log").read_text()[-4000:]
+    answer: dict[str, Any] = json.loads(done.stdout or b"{}")
+    return answer
+
+
+def test_agent_does_its_work_with_its_role_alone_and_uses_all_of_it(cluster: Cluster, netns: str) -> None:
+    install = ["cni", "install", "--no-config", "--bin-dir", f"{cluster.directory}/bin"]
+    assert calico(["-c", str(cluster.config), *install]) == 0
+    log = cluster.directory / "agent.log"
+    workload = f"{netns}w"
+    namespaces.create(workload)
+    with log.open("wb") as said:
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "calico_kernel.cli.calico", "node", "--config", str(cluster.config)],
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        _await_ready(agent, log)
+        _cni(cluster, "STATUS", "web-1", workload)
+        given = _cni(cluster, "ADD", "web-1", workload)
+        pod = cluster.server.request("GET", "/api/v1/namespaces/shop/pods/web-1")
+        assert pod["metadata"]["annotations"]["cni.projectcalico.org/podIP"] == given["ips"][0]["address"]
+        _cni(cluster, "DEL", "web-1", workload)
+        _cni(cluster, "ADD", "web-2", workload)
+        _cni(cluster, "GC", "web-2", workload)
+        node = cluster.server.request("GET", f"/api/v1/nodes/{NODE}")
+        assert node["metadata"]["annotations"]["projectcalico.org/IPv4VXLANTunnelAddr"].startswith("10.66.0.")
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.wait(20)
+        namespaces.delete(workload)
+    _rarely(cluster)
+    used, refused = cluster.used()
+    assert refused == []
+    assert "\n".join(" ".join(right) for right in sorted(rights() - used)) == ""
+
+
+def _rarely(cluster: Cluster) -> None:
+    """What an agent does only now and then: completing what somebody else began to set up, several addresses for one
+    owner, and a whole block given back."""
+    unnamed = {"spec": {"clusterGUID": ""}}
+    path = f"/apis/{CRD_GROUP}/clusterinformations/default"
+    cluster.server.request("PATCH", path, unnamed, content_type="application/merge-patch+json")
+    composition = compose(load(str(cluster.config), os.environ))
+    try:
+        ensure_initialized(Client(store=composition.open_datastore()))
+        ipam = composition.open_ipam()
+        for _ in range(2):
+            ipam.assign(AssignRequest(handle="both", node=NODE, num_ipv4=1))
+        ipam.release_by_handle("both")
+        ipam.release_pool("10.65.0.0/16")
+    finally:
+        composition.close()
+
+
+def test_agent_is_refused_what_is_not_its_business(cluster: Cluster) -> None:
+    policy = {"apiVersion": CRD_GROUP, "kind": "GlobalNetworkPolicy", "metadata": {"name": "open"}, "spec": {}}
+    crd = f"/apis/{CRD_GROUP}"
+    tried = {
+        "write a policy": cluster.ask("POST", f"{crd}/globalnetworkpolicies", policy),
+        "change a pool": cluster.ask("PATCH", f"{crd}/ippools/pods", {"spec": {"disabled": True}}),
+        "delete a tier": cluster.ask("DELETE", f"{crd}/tiers/default"),
+        "change its own configuration": cluster.ask("PATCH", f"{crd}/felixconfigurations/default", {"spec": {}}),
+        "read secrets": cluster.ask("GET", "/api/v1/secrets"),
+        "read its neighbours' configuration": cluster.ask("GET", "/api/v1/namespaces/calico-system/configmaps"),
+        "make a pod": cluster.ask("POST", "/api/v1/namespaces/shop/pods", {"metadata": {"name": "x"}}),
+        "delete a pod": cluster.ask("DELETE", "/api/v1/namespaces/shop/pods/web-1"),
+        "change a pod": cluster.ask("PATCH", "/api/v1/namespaces/shop/pods/web-1", {"metadata": {"labels": {}}}),
+        "taint a node": cluster.ask("PATCH", f"/api/v1/nodes/{NODE}", {"spec": {"taints": []}}),
+        "change definitions": cluster.ask("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/x"),
+        "give itself rights": cluster.ask("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
+    }
+    assert set(tried.values()) == {403}, tried
+    assert cluster.ask("GET", f"{crd}/ippools") == 200
