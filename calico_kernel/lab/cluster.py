@@ -59,7 +59,7 @@ class Cluster:
         for each in definitions:
             self.apply(each)
         for host in self._hosts.values():
-            self.apply(node(host))
+            self._create("/api/v1/nodes", node(host))
         for namespace in self._namespaces.values():
             for each in account_documents(namespace):
                 self.apply(each)
@@ -86,11 +86,7 @@ class Cluster:
 
     def bind(self, workload: Workload) -> None:
         """Its Pod, bound to its node. Safe to repeat. Raises LabError."""
-        try:
-            self.request("POST", _pods(workload.namespace), pod(workload))
-        except Refused as exc:
-            if exc.status != 409:
-                raise
+        self._create(_pods(workload.namespace), pod(workload))
 
     def run(self, workload: Workload, addresses: Iterable[str]) -> None:
         """Say that the Pod runs and which addresses it has."""
@@ -112,6 +108,13 @@ class Cluster:
     def forget(self, workload: Workload) -> None:
         """After its CNI DEL."""
         self._delete(_pod(workload), seconds=0)
+
+    def _create(self, path: str, document: Document) -> None:
+        try:
+            self.request("POST", path, document)
+        except Refused as exc:
+            if exc.status != 409:
+                raise
 
     def _delete(self, path: str, *, seconds: int | None = None) -> None:
         options = {} if seconds is None else {"gracePeriodSeconds": seconds}
