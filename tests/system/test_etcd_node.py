@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,22 @@ apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
 metadata: {name: tester-closed, namespace: dev}
 spec: {selector: app == 'tester', types: [Ingress]}
+"""
+
+REPORTING = """
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {endpointReportingEnabled: true, endpointReportingDelay: 100ms}
+"""
+STATUSES = """
+import json
+from calico_datastore_etcd.settings import EtcdSettings
+from calico_datastore_etcd.store import EtcdDatastore
+from calico_kernel.model.keys import StatusQuery, path
+store = EtcdDatastore(EtcdSettings(endpoints="http://192.0.2.250:2379", variables=False))
+records = store.list([StatusQuery()]).records
+print(json.dumps({path(r.key): getattr(r.value, "status", "") for r in records}))
 """
 
 FLOWS: list[Expectation] = [
@@ -90,6 +107,28 @@ def back(lab: RunningLab) -> None:
     lab.agent("etcd", "start")
     for place in ("etcd", *NODES):
         lab.agent(place, "wait")
+
+
+def statuses(lab: RunningLab, workload: Workload) -> dict[str, str]:
+    """By Felix' path: what is reported of one workload's endpoints."""
+    found = json.loads(lab.run("node1", sys.executable, "-c", STATUSES))
+    return {at: said for at, said in found.items() if f"%2f{workload.name}/endpoint/" in at}
+
+
+def test_endpoint_status_is_reported_when_asked_for_and_goes_with_its_endpoint(lab: RunningLab) -> None:
+    workload = database(7)
+    lab.client.ask("add_workload", workload=described(workload))
+    lab.apply(REPORTING)
+    for expected in (["up"], []):
+        deadline = time.monotonic() + 20
+        while list(statuses(lab, workload).values()) != expected:
+            assert time.monotonic() < deadline, statuses(lab, workload)
+            time.sleep(0.1)
+        if expected:
+            (at,) = statuses(lab, workload)
+            assert at.startswith(f"/calico/felix/v2/no-region/host/{workload.node}/workload/")
+            lab.client.ask("remove_workload", workload=workload.id)
+    lab.delete(REPORTING)
 
 
 def test_while_etcd_is_away_nothing_opens_requests_are_put_off_and_all_converges_after(lab: RunningLab) -> None:
