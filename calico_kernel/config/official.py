@@ -110,7 +110,7 @@ _CHOOSING = ("datastoreType", "etcdEndpoints", "etcdDiscoverySrv", "k8sAPIEndpoi
 def _datastore(given: Mapping[str, Located], origin: Origin, environment: Mapping[str, str]) -> Datastore:
     chosen = given.get("datastoreType")
     if chosen is None:
-        implied = given.get("etcdEndpoints")
+        implied = given.get("etcdEndpoints") or given.get("etcdDiscoverySrv")
         named = "etcdv3" if implied is not None else "kubernetes"
         origin = implied.origin if implied is not None else origin
     else:

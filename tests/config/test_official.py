@@ -85,6 +85,15 @@ def test_type_alone_decides_when_given(tmp_path: Path) -> None:
     assert settings(config) == {"api_endpoint": "https://k"}
 
 
+def test_domain_of_discovery_alone_means_etcd(tmp_path: Path) -> None:
+    for config in (
+        from_environment(ETCD_DISCOVERY_SRV="example.com", KUBECONFIG="/k"),
+        from_file(tmp_path, "etcdDiscoverySrv: example.com"),
+    ):
+        assert datastore(config).name == "datastore:etcd"
+        assert settings(config) == {"discovery_srv": "example.com"}
+
+
 def test_kubeconfig_of_the_home_directory_is_the_default(tmp_path: Path) -> None:
     (tmp_path / ".kube").mkdir()
     (tmp_path / ".kube/config").write_text("")

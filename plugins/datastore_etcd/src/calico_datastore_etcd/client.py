@@ -34,6 +34,7 @@ OPTIONS = (
     # sockets with its predecessor would inherit that one's waiting time.
     ("grpc.use_local_subchannel_pool", 1),
 )
+DISCOVER_AGAIN_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 _NOT_SENT = ("failed to connect", "DNS resolution failed", "connections to all backends failing")
 _CONNECTION = (
@@ -45,6 +46,10 @@ _CONNECTION = (
 )
 """Where another member, or the same one a moment later, may answer."""
 _NO_TOKEN = ("invalid auth token", "revision of auth store is old")
+
+
+Address = tuple[bool, str]
+"""(TLS?, host:port)"""
 
 
 class Connection(Struct, eq=False):
@@ -64,8 +69,10 @@ class EtcdClient:
         self._log = log
         self._addresses = settings.addresses()
         self._lock = threading.Lock()
-        self._connections: list[Connection | None] = [None] * len(self._addresses)
+        self._connections: dict[Address, Connection] = {}
         self._at = 0
+        self._discover_after: float | None = 0.0 if settings.discovery_srv else None
+        """Before the next connection, DNS is asked for the members, from that moment on; None: it is not."""
         self._token: str | None = None
         self._closed = False
         self.cluster_id = 0
@@ -123,10 +130,9 @@ class EtcdClient:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            for connection in self._connections:
-                if connection is not None:
-                    connection.channel.close()
-            self._connections = [None] * len(self._addresses)
+            for connection in self._connections.values():
+                connection.channel.close()
+            self._connections = {}
 
     # ── members ──
 
@@ -134,22 +140,46 @@ class EtcdClient:
         with self._lock:
             if self._closed:
                 raise self._was_closed()
-            found = self._connections[self._at]
+            found = self._connections.get(self._addresses[self._at]) if self._addresses else None
             if found is None:
-                found = self._connections[self._at] = self._connect(*self._addresses[self._at])
+                self._discover()
+                address = self._addresses[self._at]
+                found = self._connections.get(address)
+                if found is None:
+                    found = self._connections[address] = self._connect(*address)
             return found
 
     def failed(self, connection: Connection) -> None:
         """Let go of the connection and turn to the next member, unless another thread did already. It is not closed:
         calls that others have in flight on it end by themselves."""
         with self._lock:
-            if self._connections[self._at] is connection:
-                self._connections[self._at] = None
+            current = self._addresses[self._at]
+            if self._connections.get(current) is connection:
+                del self._connections[current]
                 self._at = (self._at + 1) % len(self._addresses)
                 if len(self._addresses) > 1:
                     self._log.warning(
                         "etcd member %s failed; trying %s", connection.address, self._addresses[self._at][1]
                     )
+
+    def _discover(self) -> None:
+        """Where DNS tells the members, ask it, unless it was asked a moment ago. While it does not answer, the members
+        known before count on."""
+        if self._discover_after is None or time.monotonic() < self._discover_after:
+            return
+        from calico_datastore_etcd import discovery
+
+        try:
+            found = discovery.members(self._settings.discovery_srv, within_s=self._settings.dial_timeout_s)
+        except DatastoreUnavailable as exc:
+            if not self._addresses:
+                raise
+            self._log.warning("%s; going on with the members known before", exc.what)
+        else:
+            if set(found) != set(self._addresses):
+                self._log.info("members of etcd by DNS: %s", ", ".join(address for _, address in found))
+                self._addresses, self._at = found, 0
+        self._discover_after = time.monotonic() + DISCOVER_AGAIN_S
 
     def _connect(self, secure: bool, address: str) -> Connection:
         if secure:

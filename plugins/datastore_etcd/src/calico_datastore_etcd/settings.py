@@ -17,6 +17,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     endpoints:          URLs of the members, comma-separated; the next one serves when one fails (``ETCD_ENDPOINTS``).
                         Default: ``http://127.0.0.1:2379``.
+    discovery_srv:      a domain whose DNS records name the members, in place of ``endpoints``
+                        (``ETCD_DISCOVERY_SRV``): SRV records ``_etcd-client-ssl._tcp`` (https) and
+                        ``_etcd-client._tcp`` (http). They are looked up again when a member fails.
     ca_cert_file:       for the members' certificates; the system's when empty (``ETCD_CA_CERT_FILE``).
     cert_file:          our certificate, for members that ask for one (``ETCD_CERT_FILE``).
     key_file:           its key (``ETCD_KEY_FILE``). The three files are read again whenever a connection is refused.
@@ -31,6 +34,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     endpoints: str = ""
+    discovery_srv: str = ""
     ca_cert_file: str = ""
     cert_file: str = ""
     key_file: str = ""
@@ -44,8 +48,11 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     request_timeout_s: float = 10.0
 
     def addresses(self) -> list[tuple[bool, str]]:
-        """(TLS?, host:port) of each endpoint. Raises ConfigError naming the one that is wrong."""
-        found = []
+        """(TLS?, host:port) of each endpoint; none where DNS tells them. Raises ConfigError naming the one that is
+        wrong."""
+        found: list[tuple[bool, str]] = []
+        if self.discovery_srv:
+            return found
         for url in (self.endpoints or DEFAULT_ENDPOINT).split(","):
             scheme, separator, address = url.strip().rstrip("/").partition("://")
             host, colon, port = address.rpartition(":")
@@ -60,6 +67,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 _VARIABLES = {
     "endpoints": "ETCD_ENDPOINTS",
+    "discovery_srv": "ETCD_DISCOVERY_SRV",
     "ca_cert_file": "ETCD_CA_CERT_FILE",
     "cert_file": "ETCD_CERT_FILE",
     "key_file": "ETCD_KEY_FILE",
@@ -71,13 +79,21 @@ _VARIABLES = {
 def with_variables(settings: EtcdSettings, environment: Mapping[str, str]) -> EtcdSettings:
     """``settings``, completed by Calico's ``ETCD_*`` variables, checked. Raises ConfigError naming the key."""
     if settings.variables:
+        located = bool(settings.endpoints or settings.discovery_srv)  # by one; the variable of the other does not count
         settings = replace(
             settings,
             **{
                 name: environment[variable]
                 for name, variable in _VARIABLES.items()
-                if not getattr(settings, name) and environment.get(variable)
+                if not getattr(settings, name)
+                and environment.get(variable)
+                and not (located and name in ("endpoints", "discovery_srv"))
             },
+        )
+    if settings.endpoints and settings.discovery_srv:
+        raise ConfigError(
+            what="datastore.endpoints and datastore.discovery_srv (or their variables) are both set",
+            todo="write the members, or the domain whose DNS records name them",
         )
     secure = [tls for tls, _ in settings.addresses()]
     given = [name for name in ("ca_cert_file", "cert_file", "key_file") if getattr(settings, name)]
@@ -88,7 +104,7 @@ def with_variables(settings: EtcdSettings, environment: Mapping[str, str]) -> Et
         )
     if bool(settings.cert) != bool(settings.key):
         raise ConfigError(what="datastore.cert and datastore.key belong together", todo="set both or neither")
-    if (given or texts) and not any(secure):
+    if (given or texts) and secure and not any(secure):
         raise ConfigError(
             what=f"datastore.{(given or texts)[0]} is set, but every endpoint is http://",
             todo="write https:// endpoints",
