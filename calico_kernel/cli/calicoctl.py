@@ -104,7 +104,24 @@ COMMANDS: Mapping[str, Command] = {
             "release --ip 10.1.0.7",
         ),
     ),
-    "node": Command("calico_kernel.cli.node", "status of the node agent", ("status",)),
+    "node": Command(
+        "calico_kernel.cli.node",
+        "status, diagnostics and start of the node agent; what this machine can do",
+        (
+            "status",
+            "diags --log-dir /var/log/calico",
+            "checksystem",
+            "run --ip autodetect --ip-autodetection-method can-reach=192.0.2.1",
+        ),
+    ),
+    "cluster": Command(
+        "calico_kernel.cli.cluster",
+        "collect diagnostics of the whole cluster",
+        (
+            "diags",
+            "diags --since 1h --focus-nodes worker-3 --max-logs 10",
+        ),
+    ),
     "config": Command(
         "calico_kernel.cli.config",
         "check and show the configuration",
