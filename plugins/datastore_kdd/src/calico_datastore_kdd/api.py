@@ -20,7 +20,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -118,21 +118,12 @@ class Api:
 
     def call(self, method: str, target: str, body: bytes = b"", content_type: str = JSON) -> bytes:
         """The body of the answer. ``target``: path and query. Raises Refused, DatastoreUnavailable."""
-        deadline = time.monotonic() + self._timeout_s
-        answer: bytes = self._attempts(method, target, body, content_type, deadline, self._read_answer)
+        answer: bytes = self._attempts(method, target, body, content_type, self._read_answer)
         return answer
 
-    def open_stream(self, target: str, idle_s: float) -> Stream:
-        """Start a watch. ``idle_s``: when nothing at all comes for so long, the stream counts as broken.
-        Raises as ``call``."""
-        deadline = time.monotonic() + self._timeout_s
-
-        def opened(connection: Connection, response: http.client.HTTPResponse, _deadline: float) -> Stream:
-            assert connection.socket is not None
-            connection.socket.settimeout(idle_s)
-            return Stream(self, connection, response)
-
-        stream: Stream = self._attempts("GET", target, b"", "", deadline, opened)
+    def stream(self, target: str, idle_s: float) -> Stream:
+        """A watch that is not open yet. ``idle_s``: when nothing at all comes for so long, it counts as broken."""
+        stream = Stream(self, target, idle_s)
         with self._lock:
             self._streams.add(stream)
             closed = self._closed
@@ -152,7 +143,17 @@ class Api:
 
     # ── inside ──
 
-    def _attempts(self, method: str, target: str, body: bytes, content_type: str, deadline: float, finish: Any) -> Any:
+    def _attempts(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        content_type: str,
+        finish: Callable[[Connection, http.client.HTTPResponse, float], Any],
+        attach: Callable[[Connection], None] = lambda _connection: None,
+    ) -> Any:
+        """What ``finish`` makes of a good answer. ``attach`` is told of each connection before it is used."""
+        deadline = time.monotonic() + self._timeout_s
         renewed, connects, broken = False, 0, 0
         while True:
             left_s = deadline - time.monotonic()
@@ -168,6 +169,7 @@ class Api:
                 continue
             reused = connection.used
             try:
+                attach(connection)
                 response = self._send(connection, method, target, body, content_type, deadline)
                 if response.status < 300:
                     return finish(connection, response, deadline)
@@ -282,15 +284,34 @@ class Api:
 
 
 class Stream:
-    """The lines of one watch; one thread reads, any may close."""
+    """The lines of one watch; one thread opens and reads, any may close."""
 
-    def __init__(self, api: Api, connection: Connection, response: http.client.HTTPResponse) -> None:
-        self._api, self._connection, self._response = api, connection, response
-        self._socket = connection.socket
+    def __init__(self, api: Api, target: str, idle_s: float) -> None:
+        self._api, self._target, self._idle_s = api, target, idle_s
+        self._lock = threading.Lock()
+        self._closed = False
+        self._connection: Connection | None = None
+        self._response: http.client.HTTPResponse | None = None
+
+    def open(self) -> None:
+        """Raises as ``Api.call``."""
+        self._api._attempts("GET", self._target, b"", "", self._opened, self._attach)
+
+    def _attach(self, connection: Connection) -> None:
+        with self._lock:
+            self._connection = connection
+            if self._closed:
+                raise ConnectionAbortedError("closed")
+
+    def _opened(self, connection: Connection, response: http.client.HTTPResponse, _deadline: float) -> None:
+        assert connection.socket is not None
+        connection.socket.settimeout(self._idle_s)
+        self._response = response
 
     def lines(self) -> Iterator[list[bytes]]:
         """Lots of whole lines, as they come, until the server ends the stream in order. Raises DatastoreUnavailable
         when it breaks."""
+        assert self._response is not None
         pieces: list[bytes] = []
         while True:
             try:
@@ -310,16 +331,21 @@ class Stream:
     def close(self) -> None:
         """Wakes the reader."""
         self._api.forget(self)
-        with contextlib.suppress(OSError):
-            assert self._socket is not None
-            # Not the method of SSLSocket, which takes its state away from the thread that reads.
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        with self._lock:
+            self._closed = True
+            sock = self._connection.socket if self._connection is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # Not the method of SSLSocket, which takes its state away from the thread that reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def discard(self) -> None:
         """By the reader, when it is done."""
         self.close()
-        self._response.close()
-        self._connection.close()
+        if self._response is not None:
+            self._response.close()
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _read(connection: Connection, response: http.client.HTTPResponse, deadline: float, most: int = 1 << 40) -> bytes:

@@ -153,6 +153,8 @@ class Lister:
                 meta = _head.decode(raw).metadata
             except msgspec.DecodeError as exc:
                 raise nonsense(selection.collection.name, exc) from exc
+            if not meta.resource_version:
+                raise nonsense(selection.collection.name, "it is no list")
             yield Fetched(selection, raw, meta.resource_version, bool(meta.proceed))
             if not meta.proceed:
                 return
@@ -198,9 +200,9 @@ def in_order(records: Sequence[Record]) -> list[Record]:
     return [found[path] for path in sorted(found)]
 
 
-def nonsense(name: str, exc: Exception) -> DatastoreUnavailable:
+def nonsense(name: str, reason: object) -> DatastoreUnavailable:
     return DatastoreUnavailable(
-        what=f"the answer for {name} is not what the Kubernetes API gives ({exc})",
+        what=f"the answer for {name} is not what the Kubernetes API gives ({reason})",
         todo="check that datastore.api_endpoint or the kubeconfig's server is an API server; the call may be repeated",
     )
 

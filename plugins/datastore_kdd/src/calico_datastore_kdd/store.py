@@ -37,6 +37,17 @@ WRITE_ATTEMPTS = 20
 """Of a ``put``, or a ``delete`` of whatever is there, that others write at the same time."""
 
 
+class _Name(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _Object(msgspec.Struct, frozen=True):
+    metadata: _Name = _Name()
+
+
+_object = msgspec.json.Decoder(_Object)
+
+
 class _OtherGroup(Exception):
     """The cluster serves Calico's resources under another group than was assumed."""
 
@@ -123,6 +134,8 @@ class KubernetesDatastore(Datastore):
         found = self._record(place, key, raw, whole=True)
         if found is not None:
             return found
+        if _object.decode(raw).metadata.name != place.name:
+            raise nonsense(storing.describe(key), "it is another object")
         leftover = self._mapping.leftover(key, raw)
         if leftover is not None:
             self._remove(leftover)
@@ -217,10 +230,7 @@ class KubernetesDatastore(Datastore):
             raise
 
     def _record(self, place: Place, key: Key, raw: bytes, *, whole: bool = False) -> Record | None:
-        try:
-            record = place.collection.reader.record(raw, whole=whole)
-        except msgspec.DecodeError as exc:
-            raise nonsense(storing.describe(key), exc) from exc
+        record = place.collection.reader.record(raw, whole=whole)
         return record if record is not None and record.key == key else None
 
     def _revision(self, key: Key) -> int | None:
@@ -231,12 +241,14 @@ class KubernetesDatastore(Datastore):
 
     def _write(self, key: Key, value: Value, place: Place, request: Request) -> Record:
         answer = self._call(request)
+        written = self._written(place, key, answer)
         rest = self._mapping.completion(key, value, answer)
-        if rest is not None:
-            answer = self._call(rest)
+        return written if rest is None else self._written(place, key, self._call(rest))
+
+    def _written(self, place: Place, key: Key, answer: bytes) -> Record:
         record = self._record(place, key, answer)
         if record is None:
-            raise storing.not_found(key)
+            raise nonsense(storing.describe(key), "it is not what was written")
         return record
 
     def _remove(self, leftover: Request) -> None:
@@ -278,6 +290,8 @@ class KubernetesDatastore(Datastore):
             if faults.is_unserved(exc) and not self._settled and self._settle():
                 return self._with_group(operation, key)
             raise faults.error_of(exc, key) from exc
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise nonsense(storing.describe(key) if key is not None else "the list", exc) from exc
 
     def _settle(self) -> bool:
         """Whether the group turned out to be another one."""

@@ -167,23 +167,21 @@ class Follower(threading.Thread):
 
     def _follow(self) -> None:
         """One watch, until the server ends it in order."""
-        try:
-            if self._lost:
-                self._check_history()
-            stream = self._api.open_stream(self._request(), IDLE_S)
-        except Refused as exc:
-            if faults.is_unserved(exc) and self._selection.collection.optional:
-                self._recovered()
-                self._watch.closing.wait(self._wait.next_s())
-                return
-            raise self._error(exc) from exc
-        self._stream = stream
+        self._stream = stream = self._api.stream(self._request(), IDLE_S)
         try:
             if self._watch.closing.is_set():
                 return
+            if self._lost:
+                self._check_history()
+            stream.open()
             self._recovered()
             for lines in stream.lines():
                 self._take(lines)
+        except Refused as exc:
+            if not faults.is_unserved(exc) or not self._selection.collection.optional:
+                raise self._error(exc) from exc
+            self._recovered()
+            self._watch.closing.wait(self._wait.next_s())
         except DatastoreUnavailable:
             if not self._watch.closing.is_set():
                 raise
