@@ -38,7 +38,9 @@ def all_or_nothing(wanted: Sequence[Read], client: Client, write: Callable[[Read
 
     trial = msgspec.structs.replace(client, store=Overlay(client.store))
     tried = [_attempt(one, trial, write) for one in wanted]
-    failed = [(called(one), described(done)) for one, done in zip(wanted, tried, strict=True) if _is_error(done)]
+    failed = [
+        (called(one), described(done, one.resource)) for one, done in zip(wanted, tried, strict=True) if _is_error(done)
+    ]
     if failed:
         done = [called(one) for one, done in zip(wanted, tried, strict=True) if not _is_error(done)]
         return Outcome(done, failed, "nothing was written: all is checked before the first write")
@@ -49,7 +51,7 @@ def all_or_nothing(wanted: Sequence[Read], client: Client, write: Callable[[Read
         if _is_error(stored):
             return Outcome(
                 [called(one) for one in wanted[: len(written)]],
-                [(called(one), described(stored))],
+                [(called(one), described(stored, one.resource))],
                 _undo(client.store, written),
             )
         if stored is not None:

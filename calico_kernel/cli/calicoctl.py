@@ -85,7 +85,11 @@ COMMANDS: Mapping[str, Command] = {
             "-f - --from kubernetes < pods.yaml",
         ),
     ),
-    "validate": Command("calico_kernel.cli.write", "check resources without a datastore", ("-f manifests/ -R",)),
+    "validate": Command(
+        "calico_kernel.cli.validate",
+        "check resources without a datastore",
+        ("-f manifests/ -R", "-f policy.yaml --strict -o json"),
+    ),
     "explain": Command(
         "calico_kernel.cli.explain",
         "say what happens to packets between two endpoints, and why",

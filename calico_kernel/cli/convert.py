@@ -102,7 +102,19 @@ def _one(document: dict[str, Any], source: str, args: argparse.Namespace) -> Any
             print(visible(f"{source}: {note}"), file=sys.stderr)
         return done.resource
     read = resource_from(document, args.namespace)
-    return read.resource if read.converted else placed(read.resource, args.namespace)
+    return _own(read.resource) if read.converted else placed(read.resource, args.namespace)
+
+
+def _own(resource: Any) -> Any:
+    """A converted policy as one that people manage: the reserved name is for what mirrors Kubernetes."""
+    import msgspec
+
+    from calico_kernel.model.wellknown import KUBERNETES_CLUSTER_POLICY_PREFIX, KUBERNETES_POLICY_PREFIX
+
+    if not resource.kind.endswith("NetworkPolicy"):
+        return resource
+    name = resource.metadata.name.removeprefix(KUBERNETES_POLICY_PREFIX).removeprefix(KUBERNETES_CLUSTER_POLICY_PREFIX)
+    return msgspec.structs.replace(resource, metadata=msgspec.structs.replace(resource.metadata, name=name))
 
 
 def _called(document: dict[str, Any], file: str) -> str:

@@ -67,7 +67,7 @@ def _diff(args: argparse.Namespace, session: Session) -> int:
             new = trial.apply(resource)
             lines = list(_lines(called(one._replace(resource=new)), _stored(store, key_of(new)), _yaml(new)))
         except CalicoError as exc:
-            print(f"{visible(called(one))}: {described(exc)}".rstrip("\n"), file=sys.stderr)
+            print(f"{visible(called(one))}: {described(exc, one.resource)}".rstrip("\n"), file=sys.stderr)
             status = 2
             continue
         if lines:

@@ -37,7 +37,7 @@ def resource_from(document: dict[str, Any], namespace: str = "") -> Read:
     if not kubernetes.supported(document):
         return Read(strict(document))
     metadata = document.get("metadata")
-    if document.get("kind") != "Namespace" and isinstance(metadata, dict):
+    if document.get("kind") not in {"Namespace", "ClusterNetworkPolicy"} and isinstance(metadata, dict):
         document = {
             **document,
             "metadata": {**metadata, "namespace": metadata.get("namespace") or namespace or "default"},

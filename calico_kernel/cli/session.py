@@ -7,7 +7,7 @@ Out:   an open ``Client``; closed at the end of the run.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calico_kernel.errors import CalicoError
 
@@ -80,19 +80,20 @@ class Session:
             self.composition.close()
 
 
-def described(exc: CalicoError) -> str:
-    """One error in the words of Calico's tools, with what to do where they say nothing; fit for a terminal."""
+def described(exc: CalicoError, resource: Any = None) -> str:
+    """One error in the words of Calico's tools, with what to do where they say nothing; fit for a terminal.
+    ``resource``: what was refused; the values of its wrong fields are shown."""
     from calico_kernel.cli.output import visible
 
-    return visible(_described(exc))
+    return visible(_described(exc, resource))
 
 
-def _described(exc: CalicoError) -> str:
+def _described(exc: CalicoError, resource: Any) -> str:
     from calico_kernel.cli.files import FileError
     from calico_kernel.errors import AlreadyExists, NotFound, NotPermitted, RevisionConflict, ValidationError
 
     if isinstance(exc, ValidationError):
-        fields = [f"{path} ({reason})" if path else reason for path, reason in exc.problems]
+        fields = [f"{_field(path, reason, resource)} ({reason})" if path else reason for path, reason in exc.problems]
         if len(fields) == 1:
             return f"error with field {fields[0]}"
         return "error with the following fields:\n" + "".join(f"-  {field}\n" for field in fields)
@@ -103,3 +104,24 @@ def _described(exc: CalicoError) -> str:
     if isinstance(exc, RevisionConflict | NotPermitted | FileError):
         return exc.what
     return f"{exc.what}; {exc.todo}"
+
+
+LONGEST_VALUE = 60
+
+
+def _field(path: str, reason: str, resource: Any) -> str:
+    """``spec.order = '5'``; the path alone where there is nothing short to show, or the reason says it."""
+    import msgspec
+
+    from calico_kernel.cli.documents import plain
+
+    value: Any = plain(resource) if resource is not None else None
+    for step in path.replace("[", ".[").split("."):
+        try:
+            value = value[int(step[1:-1])] if step.startswith("[") else value[step]
+        except (TypeError, KeyError, IndexError, ValueError):
+            return path
+    if isinstance(value, dict | None):
+        return path
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return path if not text or len(text) > LONGEST_VALUE or text in reason else f"{path} = '{text}'"

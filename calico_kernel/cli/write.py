@@ -1,4 +1,4 @@
-"""``calicoctl apply``, ``create``, ``replace``, ``delete`` and ``validate``.
+"""``calicoctl apply``, ``create``, ``replace`` and ``delete``.
 
 In:    files of resources, or a kind and names.
 Out:   the same sentences that Calico's calicoctl writes; every resource is tried, whatever became of the one before.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calico_kernel.cli.common import Refused, add_file_options, check_version, initialize, placed
@@ -22,7 +21,6 @@ from calico_kernel.errors import AlreadyExists, CalicoError, NotFound
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
     from calico_kernel.client import Client
-    from calico_kernel.hookspecs import Validator
 
 DONE = {
     "apply": "applied",
@@ -50,8 +48,7 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(name: str, args: argparse.Namespace, session: Session) -> int:
-    composition = session.plugins_or_none() if name == "validate" else session.composition
-    validators = composition.validators() if name == "validate" and composition is not None else ()
+    _ = session.composition  # plugins' kinds are known from here on
     wanted = gather(args)
     kinds = {one.resource.kind for one in wanted}
     kind = next(iter(kinds)) if len(kinds) == 1 else ""
@@ -63,21 +60,21 @@ def run(name: str, args: argparse.Namespace, session: Session) -> int:
     if getattr(args, "atomic", False):
         from calico_kernel.cli.atomic import all_or_nothing
 
-        outcome = all_or_nothing(wanted, session.client, lambda one, client: _one(name, one, args, client, ()))
+        outcome = all_or_nothing(wanted, session.client, lambda one, client: _one(name, one, args, client))
     else:
         outcome = Outcome([], [])
         with Progress(len(wanted), DONE[name]) as progress:
             for one in wanted:
                 try:
-                    _one(name, one, args, None if name == "validate" else session.client, validators)
+                    _one(name, one, args, session.client)
                     outcome.done.append(called(one))
                 except CalicoError as exc:
-                    outcome.failed.append((called(one), described(exc)))
+                    outcome.failed.append((called(one), described(exc, one.resource)))
                 progress.step()
     if args.output == "json":
-        _report_json(name, kind, outcome)
+        report_json(name, kind, outcome)
         return 1 if outcome.failed else 0
-    return _report(name, kind, outcome)
+    return report(name, kind, outcome)
 
 
 class Outcome(NamedTuple):
@@ -136,19 +133,15 @@ def _named(args: argparse.Namespace) -> list[Read]:
     return [Read(kind(metadata=one)) for one in metadata]
 
 
-def _one(name: str, one: Read, args: argparse.Namespace, client: Client | None, validators: Sequence[Validator]) -> Any:
-    """What is stored then, if anything. ``client``: None only to validate."""
+def _one(name: str, one: Read, args: argparse.Namespace, client: Client) -> Any:
+    """What is stored then, if anything."""
     resource = placed(one.resource, "" if one.converted else args.namespace)
     meta = resource.metadata
-    if name != "validate" and not one.converted and args.filename is not None:
+    if not one.converted and args.filename is not None:
         refuse_reserved(name, resource)
-    if client is None:
-        from calico_kernel.client import rules
-
-        rules.validate(rules.prepare(resource), validators, [])
-    elif name == "apply":
+    if name == "apply":
         return client.apply(resource)
-    elif name == "create":
+    if name == "create":
         try:
             return client.create_from(resource)
         except AlreadyExists:
@@ -173,7 +166,7 @@ def refuse_reserved(operation: str, resource: Any) -> None:
         raise refusal(operation, name_of(key_of(resource)), "kubernetes network policies must be managed as such")
 
 
-def _report(name: str, kind: str, outcome: Outcome) -> int:
+def report(name: str, kind: str, outcome: Outcome) -> int:
     done = DONE[name]
     of_kind = f"'{kind}' " if kind else ""
     handled, total = len(outcome.done), len(outcome.done) + len(outcome.failed)
@@ -211,7 +204,7 @@ def _report(name: str, kind: str, outcome: Outcome) -> int:
     return 1
 
 
-def _report_json(name: str, kind: str, outcome: Outcome) -> None:
+def report_json(name: str, kind: str, outcome: Outcome, **more: Any) -> None:
     from calico_kernel.cli.output import json_text
 
     said = {
@@ -223,4 +216,4 @@ def _report_json(name: str, kind: str, outcome: Outcome) -> None:
         "done": [] if outcome.kept else outcome.done,
         "failed": [{"resource": one, "error": error} for one, error in outcome.failed],
     }
-    print(json_text(said | ({"kept": outcome.kept} if outcome.kept else {})))
+    print(json_text(said | ({"kept": outcome.kept} if outcome.kept else {}) | more))

@@ -82,8 +82,13 @@ def to_resource(document: Mapping[str, Any], *, internal: bool = False) -> Resou
 def _meant(kind: object, version: object) -> str:
     known = {name.lower(): info for name, info in KINDS.items() if not info.internal}
     near = known.get(kind.lower()) if isinstance(kind, str) else None
-    if near is None or (near.kind == kind and version not in (None, "", "crd.projectcalico.org/v1")):
-        return ""
+    if near is None:
+        from difflib import get_close_matches
+
+        close = get_close_matches(kind.lower(), known, 1) if isinstance(kind, str) else []
+        return f"; did you mean {known[close[0]].kind}?" if close else ""
+    if near.kind == kind and not str(version or "projectcalico.org").partition("/")[0].endswith("projectcalico.org"):
+        return ""  # another group's kind of the same name
     return f"; write kind: {near.kind} and apiVersion: {_api_version(near.type)}"
 
 
@@ -358,7 +363,8 @@ _TYPE_WORDS = {str: "text", bool: "true or false", int: "a whole number", float:
 
 
 def _wanted(types: frozenset[type]) -> str:
-    return " or ".join(_TYPE_WORDS[kind] for kind in (bool, int, float, str) if kind in types)
+    shown = types - {int} if float in types else types
+    return " or ".join(_TYPE_WORDS[kind] for kind in (bool, int, float, str) if kind in shown)
 
 
 def _what(value: Any) -> str:

@@ -229,7 +229,7 @@ class EndpointMaker:
         return found
 
     def _labels(self, namespace: str, labels: dict[str, str], account: str) -> dict[str, str]:
-        among = (namespace, account, *labels.items())
+        among = ("labels", namespace, account, *labels.items())  # a pod may have none
         found: dict[str, str] | None = self._shared.get(among)
         if found is None:
             found = self._shared[among] = endpoint_labels(namespace, labels, account)

@@ -65,9 +65,10 @@ def test_kubernetes_documents_are_converted_and_the_rest_named(ctl: Any) -> None
     made = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in json.loads(ran.out)]
     assert made == [
         ("Profile", None, "kns.shop"),
-        ("NetworkPolicy", "shop", "knp.default.deny"),
+        ("NetworkPolicy", "shop", "deny"),
         ("WorkloadEndpoint", "shop", "n1-k8s-web--1-eth0"),
     ]
+    assert ctl("apply", "-f", "-", text=ran.out).status == 0
     assert "Deployment(web) is passed over" in ran.err and "Service(web) is passed over" in ran.err
 
 

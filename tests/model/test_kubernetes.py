@@ -389,3 +389,12 @@ def test_real_network_policy_is_converted_whole() -> None:
         ("203.0.113.0/24",),
     ]
     assert spec.egress[0].destination == EntityRule(selector=K8S, namespace_selector="all()", ports=(53,))
+
+
+def test_pod_without_labels_has_those_that_calico_adds() -> None:
+    """Alone, and with a service account, whose profiles are made from the same two names."""
+    for spec in ({"nodeName": "n1"}, {"nodeName": "n1", "serviceAccountName": "web"}):
+        document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "shop"}, "spec": spec}
+        labels = kubernetes.convert(document).resource.metadata.labels
+        assert labels["projectcalico.org/namespace"] == "shop"
+        assert labels.get("projectcalico.org/serviceaccount", "") == spec.get("serviceAccountName", "")
