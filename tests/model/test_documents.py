@@ -88,7 +88,7 @@ def test_every_problem_of_a_document_is_reported_with_its_path() -> None:
     assert dict(problems(text)) == {
         "metadata.namespce": "unknown field; did you mean 'namespace'?",
         "spec.selectr": "unknown field; did you mean 'selector'?",
-        "spec.order": "must be a whole number or a number, is 'first'",
+        "spec.order": "must be a number, is 'first'",
         "spec.ingress[0].action": "must be one of Allow, Deny, Log, Pass, is 'Reject'",
         "spec.ingress[0].protocol": "protocol number 300 is not from 1 to 255",
         "spec.ingress[0].source.nets": "must be a list, is '10.0.0.0/8'",
