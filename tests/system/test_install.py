@@ -22,7 +22,7 @@ from calico_kernel.config import AgentSettings
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = ROOT / "install"
 KUBERNETES = INSTALL / "kubernetes"
-OVERLAYS = ("kdd", "etcd")
+OVERLAYS = ("kdd", "kdd-native", "etcd")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,9 @@ def test_configuration_of_the_nodes_is_read_without_complaint(overlay: str, tmp_
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize(("overlay", "options"), [("kdd", ["--kubernetes"]), ("etcd", [])])
+@pytest.mark.parametrize(
+    ("overlay", "options"), [("kdd", ["--kubernetes"]), ("kdd-native", ["--kubernetes"]), ("etcd", [])]
+)
 def test_network_configuration_is_what_calico_cni_install_writes(overlay: str, options: list[str]) -> None:
     parser = ArgumentParser()
     cni_install.configure(parser)

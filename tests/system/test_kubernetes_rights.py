@@ -29,8 +29,9 @@ from calico_kernel.client.setup import ensure_initialized
 from calico_kernel.compose import compose
 from calico_kernel.config import load
 from calico_kernel.host import netns as namespaces
-from calico_kernel.model.crds import CRD_GROUP
+from calico_kernel.model.crds import CRD_GROUP, GROUPS, NATIVE_GROUP, NOT_CUSTOM, custom_kinds, definition
 from calico_kernel.model.ipam import AssignRequest
+from calico_kernel.model.kinds import KINDS, public_kinds
 
 pytestmark = pytest.mark.node
 
@@ -38,6 +39,8 @@ KUBERNETES = Path(__file__).resolve().parents[2] / "install" / "kubernetes"
 ACCOUNT = "system:serviceaccount:calico-system:calico-node"
 NODE = "worker-1"
 READY_S = 60.0
+PEOPLE = {"reader": "calicoctl-readonly", "operator": "calicoctl-admin"}
+RESOURCES = Path(__file__).resolve().parents[1] / "model" / "data" / "resources.yaml"
 Right = tuple[str, str, str]
 """API group, resource (with its subresource), verb."""
 
@@ -50,6 +53,7 @@ class Cluster:
     directory: Path
     config: Path
     token: str
+    group: str
 
     def used(self) -> tuple[set[Right], list[str]]:
         """What the agent's account asked for and got, and what it was refused."""
@@ -85,19 +89,22 @@ class Cluster:
         return ssl.create_default_context(cafile=str(self.server.ca_file))
 
 
-def rights() -> set[Right]:
-    """What the role grants."""
+def rights(group: str) -> set[Right]:
+    """What the role grants where Calico's resources are in ``group``; they are never in two."""
     role = next(yaml.safe_load_all((KUBERNETES / "rbac" / "node.yaml").read_text()))
+    other = next(one for one in GROUPS if one != group).partition("/")[0]
+    named_otherwise = "ipamconfigurations" if group == CRD_GROUP else "ipamconfigs"
     return {
-        (group, resource, verb)
+        (api_group, resource, verb)
         for rule in role["rules"]
-        for group in rule["apiGroups"]
+        for api_group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
+        if api_group != other and resource != named_otherwise
     }
 
 
-def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+def objects(group: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """A small cluster: two nodes, a namespace, pods that are scheduled here, a policy."""
     for number in (1, 2):
         yield "/api/v1/nodes", {"metadata": {"name": f"worker-{number}"}}
@@ -121,9 +128,9 @@ def objects() -> Iterator[tuple[str, dict[str, Any]]]:
     )
     for name, cidr in (("pods", "10.65.0.0/16"), ("tunnels", "10.66.0.0/24")):
         yield (
-            f"/apis/{CRD_GROUP}/ippools",
+            f"/apis/{group}/ippools",
             {
-                "apiVersion": CRD_GROUP,
+                "apiVersion": group,
                 "kind": "IPPool",
                 "metadata": {"name": name},
                 "spec": {
@@ -135,8 +142,10 @@ def objects() -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-@pytest.fixture
-def cluster(netns: str, tmp_path: Path) -> Iterator[Cluster]:
+@pytest.fixture(params=GROUPS)
+def cluster(netns: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    group = request.param
+    overlay = KUBERNETES / "overlays" / ("kdd" if group == CRD_GROUP else "kdd-native")
     policy = {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
@@ -151,18 +160,26 @@ def cluster(netns: str, tmp_path: Path) -> Iterator[Cluster]:
             *("--audit-log-path", str(tmp_path / "audit.log")),
         ),
     )
+    for user in PEOPLE:
+        server.kubeconfig_for(user)
     server.start()
     try:
         kubectl = [program("kubectl"), "--kubeconfig", str(server.kubeconfig)]
-        overlay = str(KUBERNETES / "overlays" / "kdd")
-        subprocess.run([*kubectl, "apply", "--server-side", "-k", overlay], check=True, capture_output=True)
-        for path, body in objects():
+        if group == NATIVE_GROUP:
+            for info in custom_kinds():
+                path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+                server.request("POST", path, definition(info, group))
+        subprocess.run([*kubectl, "apply", "--server-side", "-k", str(overlay)], check=True, capture_output=True)
+        subprocess.run(
+            [*kubectl, "wait", "--for", "condition=Established", "crd", "--all"], check=True, capture_output=True
+        )
+        for path, body in objects(group):
             server.request("POST", path, body)
         asked = server.request("POST", "/api/v1/namespaces/calico-system/serviceaccounts/calico-node/token", {})
         token = asked["status"]["token"]
         (tmp_path / "token").write_text(token)
         config = tmp_path / "calico.yaml"
-        composed = yaml.safe_load((KUBERNETES / "overlays" / "kdd" / "calico.yaml").read_text())
+        composed = yaml.safe_load((overlay / "calico.yaml").read_text())
         composed["node"] = NODE
         composed["datastore"] |= {
             "api_endpoint": server.url,
@@ -171,7 +188,7 @@ def cluster(netns: str, tmp_path: Path) -> Iterator[Cluster]:
         }
         composed["agent"] = {"run_dir": str(tmp_path / "run"), "state_dir": str(tmp_path / "state")}
         config.write_text(yaml.safe_dump(composed))
-        yield Cluster(server, tmp_path, config, token)
+        yield Cluster(server, tmp_path, config, token, group)
     finally:
         server.kill()
 
@@ -250,14 +267,14 @@ def test_agent_does_its_work_with_its_role_alone_and_uses_all_of_it(cluster: Clu
     _rarely(cluster)
     used, refused = cluster.used()
     assert refused == []
-    assert "\n".join(" ".join(right) for right in sorted(rights() - used)) == ""
+    assert "\n".join(" ".join(right) for right in sorted(rights(cluster.group) - used)) == ""
 
 
 def _rarely(cluster: Cluster) -> None:
     """What an agent does only now and then: completing what somebody else began to set up, several addresses for one
     owner, and a whole block given back."""
     unnamed = {"spec": {"clusterGUID": ""}}
-    path = f"/apis/{CRD_GROUP}/clusterinformations/default"
+    path = f"/apis/{cluster.group}/clusterinformations/default"
     cluster.server.request("PATCH", path, unnamed, content_type="application/merge-patch+json")
     composition = compose(load(str(cluster.config), os.environ))
     try:
@@ -271,9 +288,10 @@ def _rarely(cluster: Cluster) -> None:
         composition.close()
 
 
+@pytest.mark.parametrize("cluster", [CRD_GROUP], indirect=True)
 def test_agent_is_refused_what_is_not_its_business(cluster: Cluster) -> None:
-    policy = {"apiVersion": CRD_GROUP, "kind": "GlobalNetworkPolicy", "metadata": {"name": "open"}, "spec": {}}
-    crd = f"/apis/{CRD_GROUP}"
+    policy = {"apiVersion": cluster.group, "kind": "GlobalNetworkPolicy", "metadata": {"name": "open"}, "spec": {}}
+    crd = f"/apis/{cluster.group}"
     tried = {
         "write a policy": cluster.ask("POST", f"{crd}/globalnetworkpolicies", policy),
         "change a pool": cluster.ask("PATCH", f"{crd}/ippools/pods", {"spec": {"disabled": True}}),
@@ -290,3 +308,55 @@ def test_agent_is_refused_what_is_not_its_business(cluster: Cluster) -> None:
     }
     assert set(tried.values()) == {403}, tried
     assert cluster.ask("GET", f"{crd}/ippools") == 200
+
+
+def _calicoctl(cluster: Cluster, user: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    config = cluster.directory / f"{user}.yaml"
+    kubeconfig = str(cluster.server.directory / f"{user}.kubeconfig")
+    config.write_text(yaml.safe_dump({"datastore": {"plugin": "kdd", "kubeconfig": kubeconfig}, "ipam": "blocks"}))
+    return subprocess.run(
+        [sys.executable, "-m", "calico_kernel.cli.calicoctl", *arguments],
+        env={**os.environ, "CALICO_CONFIG": str(config)},
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("cluster", [CRD_GROUP], indirect=True)
+def test_people_read_with_one_role_and_administer_with_the_other(cluster: Cluster) -> None:
+    for user, role in PEOPLE.items():
+        binding = {
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+        }
+        cluster.server.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+    documents = [
+        one
+        for one in yaml.safe_load_all(RESOURCES.read_text())
+        if one["kind"] not in (*NOT_CUSTOM, "IPAMConfiguration")
+    ]
+    for namespace in {one["metadata"].get("namespace", "default") for one in documents} - {"default", "shop"}:
+        cluster.server.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    for pool in ("pods", "tunnels"):
+        assert _calicoctl(cluster, "operator", "delete", "ippool", pool).returncode == 0
+    text = yaml.safe_dump_all(documents)
+    refused = _calicoctl(cluster, "reader", "apply", "-f", "-", text=text)
+    assert refused.returncode == 1
+    assert "forbidden" in refused.stderr
+    for verb in ("apply", "replace"):
+        done = _calicoctl(cluster, "operator", verb, "-f", "-", text=text)
+        assert done.returncode == 0, done.stderr
+    done = _calicoctl(cluster, "operator", "patch", "node", NODE, "-p", '{"spec": {"bgp": {"asNumber": 64513}}}')
+    assert done.returncode == 0, done.stderr
+    for kind in {info.kind for info in public_kinds()}:
+        shown = _calicoctl(cluster, "reader", "get", kind, "-o", "yaml", *(["-A"] if KINDS[kind].namespaced else []))
+        assert shown.returncode == 0, shown.stderr
+    for asked in (["show"], ["check"]):
+        shown = _calicoctl(cluster, "reader", "ipam", *asked)
+        assert shown.returncode == 0, shown.stderr
+    done = _calicoctl(cluster, "operator", "delete", "-f", "-", text=text)
+    assert "forbidden" not in done.stderr
