@@ -141,6 +141,14 @@ class Cluster:
             path = f"{path_of(given)}?fieldManager=e2e&force=true"
             self.server.request("PATCH", path, given, content_type="application/apply-patch+yaml")
 
+    def delete_object(self, given: Object) -> None:
+        self.delete(path_of(given))
+
+    def label(self, path: str, **labels: str | None) -> None:
+        """None takes a label away."""
+        patch = {"metadata": {"labels": labels}}
+        self.server.request("PATCH", path, patch, content_type="application/merge-patch+json")
+
     def wait(self, what: str, done: Callable[[], object], timeout_s: float = 60.0) -> Any:
         """Until ``done`` returns something true, which is returned."""
         deadline = time.monotonic() + timeout_s
@@ -150,7 +158,18 @@ class Cluster:
             time.sleep(0.1)
         return found
 
+    def ready_nodes(self) -> set[str]:
+        return {node["metadata"]["name"] for node in self.items("/api/v1/nodes") if _condition(node, "Ready")}
+
     # ── pods ──
+
+    def pod(self, namespace: str, name: str) -> dict[str, Any]:
+        return self.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
+
+    def scale(self, namespace: str, deployment: str, replicas: int) -> None:
+        path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}/scale"
+        content = "application/merge-patch+json"
+        self.server.request("PATCH", path, {"spec": {"replicas": replicas}}, content_type=content)
 
     def pods(self, namespace: str, **labels: str) -> list[dict[str, Any]]:
         query = ",".join(f"{key}%3D{value}" for key, value in labels.items())
@@ -196,8 +215,11 @@ class Cluster:
 
 
 def is_ready(pod: Object) -> bool:
-    conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
-    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+    return _condition(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]
+
+
+def _condition(thing: Object, name: str) -> bool:
+    return any(c["type"] == name and c["status"] == "True" for c in thing["status"].get("conditions", ()))
 
 
 PLURALS = {"NetworkPolicy": "networkpolicies", "ClusterNetworkPolicy": "clusternetworkpolicies"}

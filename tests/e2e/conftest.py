@@ -1,4 +1,7 @@
-"""One real Kubernetes cluster for all tests of this directory. ``make e2e`` runs them; see ``tests/e2e/world.py``."""
+"""One real Kubernetes cluster for all tests of this directory. ``make e2e`` runs them; see ``tests/e2e/world.py``.
+
+Modules run in the order of their names: what wears the cluster down comes last.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import world
+from tests.e2e import figures, world
 from tests.e2e.cluster import Cluster
+from tests.e2e.ours import Network
 
 WHERE = Path("/run/calico-e2e")
 """In the world's own tmpfs: it goes with the world."""
@@ -22,12 +26,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = figures.table()
+    if lines:
+        terminalreporter.section("measured on the cluster")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """API server, controllers, scheduler and two nodes."""
+    """API server, controllers, scheduler and two nodes, without a network."""
     made = Cluster.of(WHERE)
     try:
-        made.start()
+        with figures.timed("control plane and two nodes started"):
+            made.start()
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture(scope="session")
+def network(cluster: Cluster) -> Iterator[Network]:
+    """Ours on every node."""
+    made = Network.of(cluster)
+    with figures.timed("definitions, rights and agents in place, nodes Ready"):
+        made.install()
+    yield made
+    figures.note_spread("CNI ADD in the agent", made.took_ms("ADD"))
+    figures.note_spread("CNI DEL in the agent", made.took_ms("DEL"))
+    starts = [ms for node in cluster.nodes for ms in node.pod_starts_ms()]
+    figures.note_spread("pod from creation to running (kubelet)", starts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,12 @@ class ClusterNode:
             *("--hostname-override", self.name, "--node-ip", self.address),
             GOMAXPROCS="2",
         )
+
+    def pod_starts_ms(self) -> list[float]:
+        """From a pod's creation (in whole seconds) to the kubelet seeing it run."""
+        return [
+            float(seconds) * 1000 for seconds in re.findall(r'podStartE2EDuration="([0-9.]+)s"', self.log("kubelet"))
+        ]
 
     def _wait(self, done: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s

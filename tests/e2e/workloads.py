@@ -10,7 +10,8 @@ from calico_kernel.host import netns
 from tests.e2e import image
 
 Object = dict[str, Any]
-PORT = 8080
+PORT, ADMIN_PORT = 8080, 9090
+"""Every pod serves on both."""
 
 
 def namespace(name: str, **labels: str) -> Object:
@@ -22,7 +23,7 @@ def service_account(name: str, namespace: str, **labels: str) -> Object:
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
 
 
-def pod_spec(account: str = "default", port_name: str = "http") -> Object:
+def pod_spec(account: str = "default") -> Object:
     """A web server. It ignores SIGTERM, as the first process of a container does: no grace."""
     return {
         "automountServiceAccountToken": False,
@@ -34,8 +35,11 @@ def pod_spec(account: str = "default", port_name: str = "http") -> Object:
                 "name": "server",
                 "image": image.NAME,
                 "imagePullPolicy": "Never",
-                "command": ["httpd", "-f", "-p", str(PORT), "-h", "/www"],
-                "ports": [{"name": port_name, "containerPort": PORT}],
+                "command": ["sh", "-c", f"httpd -p {ADMIN_PORT} -h /www; exec httpd -f -p {PORT} -h /www"],
+                "ports": [
+                    {"name": "http", "containerPort": PORT},
+                    {"name": "admin", "containerPort": ADMIN_PORT},
+                ],
             }
         ],
     }
@@ -82,3 +86,14 @@ def fetches(namespace_path: str, address: str, port: int = PORT, timeout_s: floa
         return answer.endswith(b"served\n")
 
     return netns.run_in(namespace_path, fetch)
+
+
+def connects(namespace_path: str, address: str, port: int, timeout_s: float = 2.0) -> bool:
+    def connect() -> bool:
+        try:
+            socket.create_connection((address, port), timeout=timeout_s).close()
+        except OSError:
+            return False
+        return True
+
+    return netns.run_in(namespace_path, connect)

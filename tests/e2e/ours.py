@@ -1,0 +1,181 @@
+"""Calico Kernel on a node of the test cluster, as an operator installs it: configuration, CNI files, the agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from calico_kernel.host import netns
+from tests.e2e.cluster import Cluster
+from tests.e2e.node import ClusterNode
+
+PROGRAMS = Path(sys.executable).parent
+CONFIG = "/etc/calico/calico.yaml"
+KUBECONFIG = "/etc/calico/kubeconfig"
+AGENT = "calico-node"
+
+
+def configuration(node: str, datastore: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "node": node,
+        "datastore": dict(datastore),
+        "ipam": "blocks",
+        "dataplane": "iptables",
+        "encapsulation": ["vxlan"],
+        "extensions": ["cni"],
+        "agent": {"log_format": "json"},
+    }
+
+
+@attrs.frozen
+class Installation:
+    """Ours on one node. ``kubeconfig``: text of the agent's own."""
+
+    node: ClusterNode
+    kubeconfig: str
+
+    def install(self) -> None:
+        """Configuration and CNI files; the node becomes Ready for Kubernetes."""
+        self.node.write(KUBECONFIG, self.kubeconfig)
+        config = configuration(self.node.name, {"plugin": "kdd", "kubeconfig": KUBECONFIG})
+        self.node.write(CONFIG, yaml.safe_dump(config))
+        self.node.run(str(PROGRAMS / "calico"), "config", "check")
+        self.node.run(str(PROGRAMS / "calico"), "cni", "install", "--kubernetes")
+
+    def start(self) -> None:
+        self.node.spawn(AGENT, str(PROGRAMS / "calico"), "node")
+
+    def kill(self) -> None:
+        """As a crash does."""
+        self.node.kill(AGENT)
+
+    def running(self) -> bool:
+        return AGENT in self.node.processes
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Until the agent enforces what it should. What it says on the way is in the error."""
+        deadline = time.monotonic() + timeout_s
+        while (said := self.readiness()) != "":
+            process = self.node.processes[AGENT]
+            ended = "" if process.poll() is None else f", ended with {process.returncode}"
+            assert not ended and time.monotonic() < deadline, (
+                f"{self.node.name}: the agent is not ready{ended}: {said}\n{self.node.log(AGENT)[-3000:]}"
+            )
+            time.sleep(0.1)
+
+    def readiness(self) -> str:
+        """Why the agent is not ready; "" when it is."""
+
+        def ask() -> str:
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:9099/readiness", timeout=2) as answer:
+                    answer.read()
+            except urllib.error.HTTPError as exc:
+                return exc.read().decode() or str(exc)
+            except OSError as exc:
+                return str(exc)
+            return ""
+
+        return netns.run_in(self.node.name, ask)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The agent's log."""
+        found = []
+        for line in self.node.log(AGENT).splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue  # cut short by a kill
+        return [entry for entry in found if isinstance(entry, dict)]
+
+    def took_ms(self, command: str) -> list[float]:
+        """How long each CNI request of that verb took in the agent."""
+        return [entry["took_ms"] for entry in self.entries() if entry.get("command") == command]
+
+
+POOL = {
+    "apiVersion": "projectcalico.org/v3",
+    "kind": "IPPool",
+    "metadata": {"name": "pods"},
+    "spec": {"cidr": "10.65.0.0/16", "blockSize": 26, "vxlanMode": "Always", "natOutgoing": True},
+}
+
+
+@attrs.define
+class Network:
+    """Ours on a whole cluster, and its administrator's ``calicoctl``."""
+
+    cluster: Cluster
+    nodes: list[Installation]
+    admin_config: Path
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Network:
+        return cls(cluster, [], cluster.directory / "calico.yaml")
+
+    def install(self) -> None:
+        """Definitions of kinds, rights, configuration, agents; until every node is Ready for Kubernetes."""
+        cluster = self.cluster
+        admin = {"plugin": "kdd", "kubeconfig": str(cluster.server.kubeconfig)}
+        self.admin_config.write_text(yaml.safe_dump({"datastore": admin, "ipam": "blocks"}))
+        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=self.calicoctl("crds"))
+        cluster.kubectl("wait", "--for", "condition=Established", "crd", "--all", "--timeout", "30s")
+        self.calicoctl("apply", "-f", "-", stdin=json.dumps(POOL))
+        for node in cluster.nodes:
+            self.nodes.append(Installation(node, self.agent_kubeconfig()))
+        for installed in self.nodes:
+            installed.install()
+            installed.start()
+        for installed in self.nodes:
+            installed.wait_ready()
+        cluster.wait("the nodes to be Ready", lambda: len(cluster.ready_nodes()) == len(cluster.nodes))
+
+    def agent_kubeconfig(self) -> str:
+        return self.cluster.kubeconfig("admin", "system:masters")
+
+    def on(self, node: str) -> Installation:
+        return next(installed for installed in self.nodes if installed.node.name == node)
+
+    def calicoctl(self, *arguments: str, stdin: str = "") -> str:
+        """As the administrator. Returns what it prints; fails when it does."""
+        done = subprocess.run(
+            [str(PROGRAMS / "calicoctl"), *arguments],
+            input=stdin,
+            env={**os.environ, "CALICO_CONFIG": str(self.admin_config)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"calicoctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def apply(self, *resources: Mapping[str, Any]) -> None:
+        self.calicoctl("apply", "-f", "-", stdin=yaml.safe_dump_all(resources))
+
+    def remove(self, *resources: Mapping[str, Any]) -> None:
+        self.calicoctl("delete", "-f", "-", stdin=yaml.safe_dump_all(resources))
+
+    def problems(self) -> Sequence[Mapping[str, Any]]:
+        """What ``calicoctl ipam check`` finds."""
+        found: list[Mapping[str, Any]] = json.loads(self.calicoctl("ipam", "check", "-o", "json"))["problems"]
+        return found
+
+    def in_use(self) -> Mapping[str, Mapping[str, Any]]:
+        """Addresses that pods hold, from the same place: those of tunnels are left out."""
+        found = json.loads(self.calicoctl("ipam", "check", "-o", "json"))["allocations"]
+        return {address: one for address, one in found.items() if "vxlan-tunnel" not in str(one["handle"])}
+
+    def took_ms(self, command: str) -> list[float]:
+        return [ms for installed in self.nodes for ms in installed.took_ms(command)]
