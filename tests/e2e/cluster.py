@@ -123,6 +123,15 @@ class Cluster:
     def get(self, path: str) -> dict[str, Any]:
         return self.server.request("GET", path)
 
+    def exists(self, path: str) -> bool:
+        try:
+            self.get(path)
+        except urllib.error.HTTPError as exc:
+            if exc.code != 404:
+                raise
+            return False
+        return True
+
     def items(self, path: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.get(path)["items"]
         return found
@@ -146,7 +155,9 @@ class Cluster:
 
     def label(self, path: str, **labels: str | None) -> None:
         """None takes a label away."""
-        patch = {"metadata": {"labels": labels}}
+        self.merge(path, {"metadata": {"labels": labels}})
+
+    def merge(self, path: str, patch: Object) -> None:
         self.server.request("PATCH", path, patch, content_type="application/merge-patch+json")
 
     def wait(self, what: str, done: Callable[[], object], timeout_s: float = 60.0) -> Any:
@@ -168,8 +179,7 @@ class Cluster:
 
     def scale(self, namespace: str, deployment: str, replicas: int) -> None:
         path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}/scale"
-        content = "application/merge-patch+json"
-        self.server.request("PATCH", path, {"spec": {"replicas": replicas}}, content_type=content)
+        self.merge(path, {"spec": {"replicas": replicas}})
 
     def pods(self, namespace: str, **labels: str) -> list[dict[str, Any]]:
         query = ",".join(f"{key}%3D{value}" for key, value in labels.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import attrs
 import yaml
 
 from calico_kernel.host import netns
+from calico_kernel.host.netlink import Netlink
 from tests.e2e.cluster import Cluster
 from tests.e2e.node import ClusterNode
 
@@ -24,6 +26,7 @@ PROGRAMS = Path(sys.executable).parent
 CONFIG = "/etc/calico/calico.yaml"
 KUBECONFIG = "/etc/calico/kubeconfig"
 AGENT = "calico-node"
+ROLE = "calico-node"
 
 
 def configuration(node: str, datastore: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +92,12 @@ class Installation:
 
         return netns.run_in(self.node.name, ask)
 
+    def tunnel_entries(self) -> set[str]:
+        """Addresses of the nodes that its tunnel leads to."""
+        with Netlink(self.node.name) as nl:
+            device = nl.link("vxlan.calico")
+            return {entry.destination for entry in nl.fdb(device.index)} if device else set()
+
     def entries(self) -> list[dict[str, Any]]:
         """The agent's log."""
         found = []
@@ -128,7 +137,8 @@ class Network:
         """Definitions of kinds, rights, configuration, agents; until every node is Ready for Kubernetes."""
         cluster = self.cluster
         admin = {"plugin": "kdd", "kubeconfig": str(cluster.server.kubeconfig)}
-        self.admin_config.write_text(yaml.safe_dump({"datastore": admin, "ipam": "blocks"}))
+        ipam = {"plugin": "blocks", "leak_grace_s": 0, "settle_s": 0.5}
+        self.admin_config.write_text(yaml.safe_dump({"datastore": admin, "ipam": ipam}))
         cluster.kubectl("apply", "--server-side", "-f", "-", stdin=self.calicoctl("crds"))
         cluster.kubectl("wait", "--for", "condition=Established", "crd", "--all", "--timeout", "30s")
         self.calicoctl("apply", "-f", "-", stdin=json.dumps(POOL))
@@ -166,6 +176,28 @@ class Network:
 
     def remove(self, *resources: Mapping[str, Any]) -> None:
         self.calicoctl("delete", "-f", "-", stdin=yaml.safe_dump_all(resources))
+
+    @contextlib.contextmanager
+    def without_right(self, verb: str, resource: str) -> Iterator[None]:
+        """The agents may not do that for a while."""
+        path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{ROLE}"
+        role = self.cluster.get(path)
+        less = [
+            {**rule, "verbs": [one for one in rule["verbs"] if one != verb]} if resource in rule["resources"] else rule
+            for rule in role["rules"]
+        ]
+        assert less != role["rules"], f"the role has no right to {verb} {resource}"
+        self.cluster.merge(path, {"rules": less})
+        try:
+            yield
+        finally:
+            self.cluster.merge(path, {"rules": role["rules"]})
+
+    def collect(self) -> None:
+        """Mend what ``ipam check`` finds, as an operator does."""
+        report = str(self.cluster.directory / "report.json")
+        self.calicoctl("ipam", "check", "--report", report)
+        self.calicoctl("ipam", "release", "--from-report", report, "--force")
 
     def problems(self) -> Sequence[Mapping[str, Any]]:
         """What ``calicoctl ipam check`` finds."""

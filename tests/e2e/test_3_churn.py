@@ -1,0 +1,136 @@
+"""Many pods come and go, and the agent dies meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e import figures, workloads
+from tests.e2e.cluster import Cluster, is_ready
+from tests.e2e.ours import Network
+
+MANY = 50
+
+
+@pytest.fixture
+def crowd(cluster: Cluster, network: Network) -> Iterator[str]:
+    """A namespace that is empty again at the end, with every address given back."""
+    cluster.apply(workloads.namespace("crowd"))
+    yield "crowd"
+    cluster.delete("/api/v1/namespaces/crowd")
+    cluster.wait("every pod of the namespace to be gone", lambda: not cluster.pods("crowd"), 120)
+    cluster.wait("every address to be free", lambda: not network.in_use())
+    cluster.wait("the namespace to be gone", lambda: not cluster.exists("/api/v1/namespaces/crowd"))
+    assert network.problems() == []
+
+
+def addresses(pods: list[dict[str, Any]]) -> set[str]:
+    return {pod["status"]["podIP"] for pod in pods}
+
+
+def test_fifty_pods_come_and_go_and_give_back_every_address(cluster: Cluster, network: Network, crowd: str) -> None:
+    cluster.apply(workloads.deployment("web", crowd, 2))
+    cluster.running(crowd, 2, app="web")
+    before = len(network.took_ms("ADD"))
+    with figures.timed(f"scaled from 2 to {MANY} pods, all Running"):
+        cluster.scale(crowd, "web", MANY)
+        pods = cluster.running(crowd, MANY, timeout_s=180, app="web")
+    figures.note_spread(f"  CNI ADD in the agent, of these {MANY - 2}", network.took_ms("ADD")[before:])
+    assert len(addresses(pods)) == MANY
+    assert set(network.in_use()) == addresses(pods)
+    first, *others = pods
+    assert all(workloads.fetches(cluster.netns_of(first), pod["status"]["podIP"]) for pod in others)
+
+    with figures.timed(f"scaled from {MANY} to 2 pods, all gone"):
+        cluster.scale(crowd, "web", 2)
+        cluster.wait("pods to be gone", lambda: len(cluster.pods(crowd)) == 2, 120)
+    left = cluster.running(crowd, 2, app="web")
+    cluster.wait("their addresses to be free", lambda: set(network.in_use()) == addresses(left))
+    assert network.problems() == []
+
+
+class Intruder(threading.Thread):
+    """Tries to reach every pod of a Deployment, all the time; remembers where it got through."""
+
+    def __init__(self, cluster: Cluster, namespace: str, name: str, app: str) -> None:
+        super().__init__(daemon=True)
+        self._cluster, self._namespace, self._app = cluster, namespace, app
+        self._here = cluster.netns_of(cluster.pod(namespace, name))
+        self._ended = threading.Event()
+        self.tried: set[str] = set()
+        self.got_in: list[str] = []
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            for pod in self._cluster.pods(self._namespace, app=self._app):
+                address = pod["status"].get("podIP")
+                if address and not self._ended.is_set():
+                    self.tried.add(address)
+                    if workloads.fetches(self._here, address, timeout_s=0.1):
+                        self.got_in.append(f"{pod['metadata']['name']} on {pod['spec']['nodeName']}")
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def test_agent_killed_while_pods_come_and_go_loses_none_and_opens_nothing(
+    cluster: Cluster, network: Network, crowd: str
+) -> None:
+    agent = network.on("node1")
+    only_friends = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "only-friends", "namespace": crowd},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}],
+        },
+    }
+    cluster.apply(only_friends, workloads.deployment("web", crowd, 4))
+    for name in ("friend", "stranger"):
+        cluster.apply(workloads.pod(name, crowd, "node2", {"app": name}))
+    first = cluster.running(crowd, 4, app="web")
+    friend = cluster.running(crowd, 1, app="friend")[0]
+    cluster.running(crowd, 1, app="stranger")
+    cluster.wait(
+        "policy to reach a remote node",
+        lambda: all(workloads.fetches(cluster.netns_of(friend), pod["status"]["podIP"]) for pod in first),
+    )
+    intruder = Intruder(cluster, crowd, "stranger", "web")
+    intruder.start()
+
+    cluster.scale(crowd, "web", 16)
+    cluster.wait("some of them to run", lambda: sum(map(is_ready, cluster.pods(crowd, app="web"))) >= 6)
+    agent.kill()
+    for pod in first:  # what was there goes on
+        assert workloads.fetches(cluster.netns_of(friend), pod["status"]["podIP"])
+    away = "the node agent does not answer"
+
+    def told() -> list[str]:
+        names = [pod["metadata"]["name"] for pod in cluster.pods(crowd, app="web")]
+        said = [message for name in names for message in cluster.events(crowd, name, "FailedCreatePodSandBox")]
+        return [message for message in said if away in message]
+
+    message = cluster.wait("an event that says why pods do not start", told)[0]
+    assert "try again later" in message
+    figures.note("what the user reads when the agent is away", message[message.index("plugin type") :][:150])
+    victim = next(pod for pod in first if pod["spec"]["nodeName"] == "node1")
+    cluster.delete(f"/api/v1/namespaces/{crowd}/pods/{victim['metadata']['name']}")
+
+    with figures.timed("agent killed: from its restart to all pods Running"):
+        agent.start()
+        agent.wait_ready()
+        pods = cluster.running(crowd, 16, timeout_s=120, app="web")
+    cluster.wait("the deleted pod to be gone", lambda: not cluster.exists(
+        f"/api/v1/namespaces/{crowd}/pods/{victim['metadata']['name']}"))  # fmt: skip
+    cluster.wait(
+        "friends to get through to all",
+        lambda: all(workloads.fetches(cluster.netns_of(friend), pod["status"]["podIP"]) for pod in pods),
+    )
+    intruder.stop()
+    assert intruder.got_in == []
+    assert intruder.tried >= addresses(first)

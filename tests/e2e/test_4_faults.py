@@ -1,0 +1,68 @@
+"""What users and operators meet when something around us fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e import figures, workloads
+from tests.e2e.cluster import Cluster
+from tests.e2e.ours import Network
+
+
+@pytest.fixture(scope="module")
+def place(cluster: Cluster, network: Network) -> Iterator[str]:
+    cluster.apply(workloads.namespace("faults"), workloads.deployment("web", "faults", 4))
+    cluster.running("faults", 4, app="web")
+    yield "faults"
+    cluster.delete("/api/v1/namespaces/faults")
+
+
+def test_kubelet_restarted_leaves_pods_and_their_network_as_they_are(
+    cluster: Cluster, network: Network, place: str
+) -> None:
+    def seen() -> dict[str, tuple[str, str]]:
+        pods = cluster.running(place, 4, app="web")
+        return {
+            pod["metadata"]["uid"]: (pod["status"]["podIP"], pod["status"]["containerStatuses"][0]["containerID"])
+            for pod in pods
+        }
+
+    before = seen()
+    for node in cluster.nodes:
+        node.restart_kubelet()
+    cluster.apply(workloads.pod("late", place, "node1", {"app": "late"}))
+    late = cluster.running(place, 1, app="late")[0]
+    assert seen() == before
+    assert all(workloads.fetches(cluster.netns_of(late), address) for address, _ in before.values())
+
+
+def test_rights_that_are_too_small_are_named_on_the_pod(cluster: Cluster, network: Network, place: str) -> None:
+    with network.without_right("patch", "pods/status"):
+        cluster.apply(workloads.pod("refused", place, "node2", {"app": "refused"}))
+        message = cluster.wait(
+            "an event that says why the pod does not start",
+            lambda: cluster.events(place, "refused", "FailedCreatePodSandBox"),
+        )[0]
+        figures.note("what the user reads when a right is missing", message[message.index("plugin type") :][:250])
+        assert "patch" in message and "pods/status" in message
+    cluster.running(place, 1, app="refused")
+
+
+def test_deleted_node_is_forgotten_by_the_others_and_its_addresses_can_be_collected(
+    cluster: Cluster, network: Network, place: str
+) -> None:
+    node, there = cluster.node("node2"), network.on("node2")
+    gone = {pod["status"]["podIP"] for pod in cluster.pods(place) if pod["spec"]["nodeName"] == "node2"}
+    assert gone
+    node.kill("kubelet")
+    there.kill()
+    cluster.delete("/api/v1/nodes/node2")
+    cluster.wait("routes to its blocks to vanish", lambda: node.address not in network.on("node1").tunnel_entries())
+    for pod in cluster.pods(place):
+        if pod["spec"].get("nodeName") == "node2":  # the controller manager does the same, a minute later
+            cluster.delete(f"/api/v1/namespaces/{place}/pods/{pod['metadata']['name']}", gracePeriodSeconds=0)
+    cluster.wait("its addresses to be found", lambda: {p["subject"] for p in network.problems()} >= gone)
+    network.collect()
+    assert not gone & set(network.in_use())
