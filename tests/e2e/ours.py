@@ -92,6 +92,11 @@ class Installation:
 
         return netns.run_in(self.node.name, ask)
 
+    def cpu_s(self) -> float:
+        """CPU time of the agent and of the programs that it ran."""
+        fields = Path(f"/proc/{self.node.processes[AGENT].pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
     def tunnel_entries(self) -> set[str]:
         """Addresses of the nodes that its tunnel leads to."""
         with Netlink(self.node.name) as nl:
@@ -208,6 +213,9 @@ class Network:
         """Addresses that pods hold, from the same place: those of tunnels are left out."""
         found = json.loads(self.calicoctl("ipam", "check", "-o", "json"))["allocations"]
         return {address: one for address, one in found.items() if "vxlan-tunnel" not in str(one["handle"])}
+
+    def cpu_s(self) -> float:
+        return sum(installed.cpu_s() for installed in self.nodes)
 
     def took_ms(self, command: str) -> list[float]:
         return [ms for installed in self.nodes for ms in installed.took_ms(command)]

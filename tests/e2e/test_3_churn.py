@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,20 @@ def test_fifty_pods_come_and_go_and_give_back_every_address(cluster: Cluster, ne
     left = cluster.running(crowd, 2, app="web")
     cluster.wait("their addresses to be free", lambda: set(network.in_use()) == addresses(left))
     assert network.problems() == []
+
+
+def test_pods_start_at_a_steady_rate(cluster: Cluster, network: Network, crowd: str) -> None:
+    """Measured, not asserted: the whole cluster shares this machine's processors, and sets the pace."""
+    count, per_s = 24, 3
+    before, cpu_s, started_s = len(network.took_ms("ADD")), network.cpu_s(), time.monotonic()
+    for number in range(count):
+        node = cluster.nodes[number % len(cluster.nodes)].name
+        cluster.apply(workloads.pod(f"steady-{number}", crowd, node, {"app": "steady"}))
+        time.sleep(max(0.0, started_s + (number + 1) / per_s - time.monotonic()))
+    cluster.running(crowd, count, app="steady")
+    cpu_ms = (network.cpu_s() - cpu_s) * 1000 / count
+    figures.note_spread(f"{per_s} pods a second: CNI ADD in the agent", network.took_ms("ADD")[before:])
+    figures.note("  CPU time of the agents for each pod", f"{cpu_ms:.0f} ms")
 
 
 class Intruder(threading.Thread):
