@@ -27,7 +27,7 @@ e2e:
 	@PYTHON="$(PYTHON)" sh tools/system-packages.sh --e2e
 	@sh tools/kubernetes/build.sh >/dev/null
 	@$(MAKE) --no-print-directory setup
-	@$(BIN)/python tests/e2e/world.py $(BIN)/python -m pytest -v tests/e2e
+	@$(BIN)/python tests/e2e/world.py $(BIN)/python -m pytest -v $(E2E) tests/e2e
 
 # Every wheel that a node needs, in build/wheelhouse: for hosts without a network, and for install/docker/Dockerfile.
 wheelhouse: setup

@@ -53,7 +53,7 @@ def network(cluster: Cluster) -> Iterator[Network]:
     with figures.timed("definitions, rights and agents in place, nodes Ready"):
         made.install()
     yield made
-    figures.note_spread("CNI ADD in the agent", made.took_ms("ADD"))
-    figures.note_spread("CNI DEL in the agent", made.took_ms("DEL"))
+    figures.note_spread("all CNI ADDs, in the agent", made.took_ms("ADD"))
+    figures.note_spread("all CNI DELs, in the agent", made.took_ms("DEL"))
     starts = [ms for node in cluster.nodes for ms in node.pod_starts_ms()]
-    figures.note_spread("pod from creation to running (kubelet)", starts)
+    figures.note_spread("all pods, from creation to running (kubelet)", starts)

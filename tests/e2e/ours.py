@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 
 from calico_kernel.host import netns
 from calico_kernel.host.netlink import Netlink
+from tests.e2e import figures, world
 from tests.e2e.cluster import Cluster
 from tests.e2e.node import ClusterNode
 
@@ -113,9 +115,10 @@ class Installation:
                 continue  # cut short by a kill
         return [entry for entry in found if isinstance(entry, dict)]
 
-    def took_ms(self, command: str) -> list[float]:
-        """How long each CNI request of that verb took in the agent."""
-        return [entry["took_ms"] for entry in self.entries() if entry.get("command") == command]
+    def took_ms(self, command: str, since: str = "") -> list[float]:
+        """How long each CNI request of that verb took in the agent, from that time (as its log writes it) on."""
+        found = [entry for entry in self.entries() if entry.get("command") == command]
+        return [entry["took_ms"] for entry in found if entry["time"] >= since]
 
 
 POOL = {
@@ -217,5 +220,18 @@ class Network:
     def cpu_s(self) -> float:
         return sum(installed.cpu_s() for installed in self.nodes)
 
-    def took_ms(self, command: str) -> list[float]:
-        return [ms for installed in self.nodes for ms in installed.took_ms(command)]
+    def took_ms(self, command: str, since: str = "") -> list[float]:
+        return [ms for installed in self.nodes for ms in installed.took_ms(command, since)]
+
+    @contextlib.contextmanager
+    def measured(self, what: str) -> Iterator[None]:
+        """Note how long pods' networks took meanwhile, and which part of all CPU time was the agents'."""
+        since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        ours_s, all_s, started_s = self.cpu_s(), world.cpu_s(), time.monotonic()
+        yield
+        took_s, ours_s, all_s = time.monotonic() - started_s, self.cpu_s() - ours_s, world.cpu_s() - all_s
+        figures.note(what, f"{took_s:.1f} s")
+        figures.note_spread("  CNI ADD, in the agent", self.took_ms("ADD", since))
+        count = max(1, len(self.took_ms("ADD", since)))
+        each = f"{ours_s * 1000 / count:.0f} of {all_s * 1000 / count:.0f} ms for each pod"
+        figures.note("  CPU time, the agents' and the whole cluster's", each)

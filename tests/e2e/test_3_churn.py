@@ -35,11 +35,9 @@ def addresses(pods: list[dict[str, Any]]) -> set[str]:
 def test_fifty_pods_come_and_go_and_give_back_every_address(cluster: Cluster, network: Network, crowd: str) -> None:
     cluster.apply(workloads.deployment("web", crowd, 2))
     cluster.running(crowd, 2, app="web")
-    before = len(network.took_ms("ADD"))
-    with figures.timed(f"scaled from 2 to {MANY} pods, all Running"):
+    with network.measured(f"scaled from 2 to {MANY} pods at once, all Running"):
         cluster.scale(crowd, "web", MANY)
         pods = cluster.running(crowd, MANY, timeout_s=180, app="web")
-    figures.note_spread(f"  CNI ADD in the agent, of these {MANY - 2}", network.took_ms("ADD")[before:])
     assert len(addresses(pods)) == MANY
     assert set(network.in_use()) == addresses(pods)
     first, *others = pods
@@ -56,29 +54,35 @@ def test_fifty_pods_come_and_go_and_give_back_every_address(cluster: Cluster, ne
 def test_pods_start_at_a_steady_rate(cluster: Cluster, network: Network, crowd: str) -> None:
     """Measured, not asserted: the whole cluster shares this machine's processors, and sets the pace."""
     count, per_s = 24, 3
-    before, cpu_s, started_s = len(network.took_ms("ADD")), network.cpu_s(), time.monotonic()
-    for number in range(count):
-        node = cluster.nodes[number % len(cluster.nodes)].name
-        cluster.apply(workloads.pod(f"steady-{number}", crowd, node, {"app": "steady"}))
-        time.sleep(max(0.0, started_s + (number + 1) / per_s - time.monotonic()))
-    cluster.running(crowd, count, app="steady")
-    cpu_ms = (network.cpu_s() - cpu_s) * 1000 / count
-    figures.note_spread(f"{per_s} pods a second: CNI ADD in the agent", network.took_ms("ADD")[before:])
-    figures.note("  CPU time of the agents for each pod", f"{cpu_ms:.0f} ms")
+    with network.measured(f"{count} pods, {per_s} a second"):
+        started_s = time.monotonic()
+        for number in range(count):
+            node = cluster.nodes[number % len(cluster.nodes)].name
+            cluster.apply(workloads.pod(f"steady-{number}", crowd, node, {"app": "steady"}))
+            time.sleep(max(0.0, started_s + (number + 1) / per_s - time.monotonic()))
+        cluster.running(crowd, count, app="steady")
 
 
-class Intruder(threading.Thread):
-    """Tries to reach every pod of a Deployment, all the time; remembers where it got through."""
+class Intruder:
+    """Tries to reach every pod of an app, all the time; remembers where it got through."""
 
     def __init__(self, cluster: Cluster, namespace: str, name: str, app: str) -> None:
-        super().__init__(daemon=True)
         self._cluster, self._namespace, self._app = cluster, namespace, app
         self._here = cluster.netns_of(cluster.pod(namespace, name))
         self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.tried: set[str] = set()
         self.got_in: list[str] = []
 
-    def run(self) -> None:
+    def __enter__(self) -> Intruder:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
         while not self._ended.is_set():
             for pod in self._cluster.pods(self._namespace, app=self._app):
                 address = pod["status"].get("podIP")
@@ -86,10 +90,6 @@ class Intruder(threading.Thread):
                     self.tried.add(address)
                     if workloads.fetches(self._here, address, timeout_s=0.1):
                         self.got_in.append(f"{pod['metadata']['name']} on {pod['spec']['nodeName']}")
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
 
 
 def test_agent_killed_while_pods_come_and_go_loses_none_and_opens_nothing(
@@ -109,43 +109,35 @@ def test_agent_killed_while_pods_come_and_go_loses_none_and_opens_nothing(
     for name in ("friend", "stranger"):
         cluster.apply(workloads.pod(name, crowd, "node2", {"app": name}))
     first = cluster.running(crowd, 4, app="web")
-    friend = cluster.running(crowd, 1, app="friend")[0]
+    friend = cluster.netns_of(cluster.running(crowd, 1, app="friend")[0])
     cluster.running(crowd, 1, app="stranger")
-    cluster.wait(
-        "policy to reach a remote node",
-        lambda: all(workloads.fetches(cluster.netns_of(friend), pod["status"]["podIP"]) for pod in first),
-    )
-    intruder = Intruder(cluster, crowd, "stranger", "web")
-    intruder.start()
 
-    cluster.scale(crowd, "web", 16)
-    cluster.wait("some of them to run", lambda: sum(map(is_ready, cluster.pods(crowd, app="web"))) >= 6)
-    agent.kill()
-    for pod in first:  # what was there goes on
-        assert workloads.fetches(cluster.netns_of(friend), pod["status"]["podIP"])
-    away = "the node agent does not answer"
+    def friend_reaches(pods: list[dict[str, Any]]) -> bool:
+        return all(workloads.fetches(friend, pod["status"]["podIP"]) for pod in pods)
 
-    def told() -> list[str]:
-        names = [pod["metadata"]["name"] for pod in cluster.pods(crowd, app="web")]
-        said = [message for name in names for message in cluster.events(crowd, name, "FailedCreatePodSandBox")]
-        return [message for message in said if away in message]
-
-    message = cluster.wait("an event that says why pods do not start", told)[0]
-    assert "try again later" in message
-    figures.note("what the user reads when the agent is away", message[message.index("plugin type") :][:150])
-    victim = next(pod for pod in first if pod["spec"]["nodeName"] == "node1")
-    cluster.delete(f"/api/v1/namespaces/{crowd}/pods/{victim['metadata']['name']}")
-
-    with figures.timed("agent killed: from its restart to all pods Running"):
-        agent.start()
-        agent.wait_ready()
-        pods = cluster.running(crowd, 16, timeout_s=120, app="web")
-    cluster.wait("the deleted pod to be gone", lambda: not cluster.exists(
-        f"/api/v1/namespaces/{crowd}/pods/{victim['metadata']['name']}"))  # fmt: skip
-    cluster.wait(
-        "friends to get through to all",
-        lambda: all(workloads.fetches(cluster.netns_of(friend), pod["status"]["podIP"]) for pod in pods),
-    )
-    intruder.stop()
+    cluster.wait("a friend to get through", lambda: friend_reaches(first))
+    with Intruder(cluster, crowd, "stranger", "web") as intruder:
+        cluster.scale(crowd, "web", 10)
+        cluster.wait("some of them to run", lambda: sum(map(is_ready, cluster.pods(crowd, app="web"))) >= 6)
+        agent.kill()
+        cluster.scale(crowd, "web", 16)
+        assert friend_reaches(first), "what was there goes on"
+        said = cluster.wait("an event that says why pods do not start", lambda: _told(cluster, crowd))
+        assert "try again later" in said
+        figures.note("what the user reads without an agent", said[said.index("plugin type") :])
+        victim = next(pod for pod in first if pod["spec"]["nodeName"] == "node1")["metadata"]["name"]
+        cluster.delete(f"/api/v1/namespaces/{crowd}/pods/{victim}")
+        with figures.timed("agent killed: from its restart until all 16 pods run"):
+            agent.start()
+            agent.wait_ready()
+            pods = cluster.running(crowd, 16, timeout_s=120, app="web")
+        cluster.wait("a friend to get through to all", lambda: friend_reaches(pods))
     assert intruder.got_in == []
     assert intruder.tried >= addresses(first)
+
+
+def _told(cluster: Cluster, namespace: str) -> str:
+    """What an event of any pod says of an agent that is away; "" when there is none."""
+    names = [pod["metadata"]["name"] for pod in cluster.pods(namespace)]
+    said = [message for name in names for message in cluster.events(namespace, name, "FailedCreatePodSandBox")]
+    return next((message for message in said if "the node agent does not answer" in message), "")

@@ -28,6 +28,7 @@ def pod_spec(account: str = "default") -> Object:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "dnsPolicy": "Default",
         "serviceAccountName": account,
         "terminationGracePeriodSeconds": 0,
         "containers": [

@@ -41,6 +41,11 @@ def inside() -> bool:
     return os.environ.get(MARK) == "1"
 
 
+def cpu_s() -> float:
+    """CPU time of everything in this world since it began."""
+    return int((CGROUPS / "cpuacct" / "cpuacct.usage").read_text()) / 1e9
+
+
 def controllers() -> dict[str, str]:
     """This process's cgroup in each hierarchy of version 1: {"memory": "/", "cpu,cpuacct": "/x"}."""
     lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
