@@ -19,7 +19,9 @@ from tests.e2e import image
 from tests.e2e.node import ClusterNode
 
 BRIDGE = "underlay"
-GATEWAY = "172.30.0.1"
+GATEWAY, API_PORT = "172.30.0.1", 6443
+
+JSON, MERGE, APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
 
 Object = Mapping[str, Any]
 
@@ -39,7 +41,7 @@ class Cluster:
                 directory / "server",
                 ("--authorization-mode", "Node", "--enable-admission-plugins", "NodeRestriction"),
                 address=GATEWAY,
-                port=6443,
+                port=API_PORT,
             ),
             [
                 ClusterNode(f"node{number}", f"172.30.0.{10 + number}", GATEWAY, directory / f"node{number}")
@@ -65,15 +67,12 @@ class Cluster:
             node.start(archive, BRIDGE)
             node.start_kubelet(self.kubeconfig(f"system:node:{node.name}", "system:nodes"))
 
-    def kubeconfig(self, user: str, *groups: str, token: str = "") -> str:
+    def kubeconfig(self, user: str, *groups: str) -> str:
         """Text of a kubeconfig that works on every node: the server's certificate is in it."""
         config = json.loads(self.server.kubeconfig_for(user, groups).read_text())
         cluster = config["clusters"][0]["cluster"]
-        cluster["certificate-authority-data"] = base64.b64encode(
-            Path(cluster.pop("certificate-authority")).read_bytes()
-        ).decode()
-        if token:
-            config["users"][0]["user"]["token"] = token
+        certificate = Path(cluster.pop("certificate-authority")).read_bytes()
+        cluster["certificate-authority-data"] = base64.b64encode(certificate).decode()
         return json.dumps(config)
 
     def _control(self, name: str, *arguments: str) -> None:
@@ -120,8 +119,16 @@ class Cluster:
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
+    def request(self, method: str, path: str, body: object = None, *, content_type: str = JSON) -> dict[str, Any]:
+        """Raises urllib.error.HTTPError, with what the server said."""
+        try:
+            return self.server.request(method, path, body, content_type=content_type)
+        except urllib.error.HTTPError as exc:
+            exc.add_note(f"{method} {path}: {exc.read().decode(errors='replace')}")
+            raise
+
     def get(self, path: str) -> dict[str, Any]:
-        return self.server.request("GET", path)
+        return self.request("GET", path)
 
     def exists(self, path: str) -> bool:
         try:
@@ -139,7 +146,7 @@ class Cluster:
     def delete(self, path: str, **options: Any) -> None:
         """Gone already is fine."""
         try:
-            self.server.request("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", **options})
+            self.request("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", **options})
         except urllib.error.HTTPError as exc:
             if exc.code != 404:
                 raise
@@ -148,7 +155,7 @@ class Cluster:
         """Create or change, as ``kubectl apply --server-side`` does."""
         for given in objects:
             path = f"{path_of(given)}?fieldManager=e2e&force=true"
-            self.server.request("PATCH", path, given, content_type="application/apply-patch+yaml")
+            self.request("PATCH", path, given, content_type=APPLY)
 
     def delete_object(self, given: Object) -> None:
         self.delete(path_of(given))
@@ -158,7 +165,7 @@ class Cluster:
         self.merge(path, {"metadata": {"labels": labels}})
 
     def merge(self, path: str, patch: Object) -> None:
-        self.server.request("PATCH", path, patch, content_type="application/merge-patch+json")
+        self.request("PATCH", path, patch, content_type=MERGE)
 
     def wait(self, what: str, done: Callable[[], object], timeout_s: float = 60.0) -> Any:
         """Until ``done`` returns something true, which is returned."""

@@ -140,7 +140,7 @@ class ClusterNode:
     # ── files and programs of this node ──
 
     def path(self, path: str) -> Path:
-        """A path of this node as this process sees it."""
+        """A path of this node as this process sees it. It must lead over no absolute link (as /var/run is one)."""
         assert self.holder is not None
         return Path(f"/proc/{self.holder.pid}/root{path}")
 

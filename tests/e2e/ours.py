@@ -21,45 +21,69 @@ import yaml
 from calico_kernel.host import netns
 from calico_kernel.host.netlink import Netlink
 from tests.e2e import figures, world
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import API_PORT, Cluster
 from tests.e2e.node import ClusterNode
 
 PROGRAMS = Path(sys.executable).parent
-CONFIG = "/etc/calico/calico.yaml"
-KUBECONFIG = "/etc/calico/kubeconfig"
-AGENT = "calico-node"
-ROLE = "calico-node"
+MANIFESTS = Path(__file__).parents[2] / "install/kubernetes/overlays/kdd"
+NAMESPACE, AGENT = "calico-system", "calico-node"
+"""As the manifests call them: the account, its role and the DaemonSet have the same name."""
+SECRETS = "/run/secrets/kubernetes.io/serviceaccount"
 
 
-def configuration(node: str, datastore: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "node": node,
-        "datastore": dict(datastore),
-        "ipam": "blocks",
-        "dataplane": "iptables",
-        "encapsulation": ["vxlan"],
-        "extensions": ["cni"],
-        "agent": {"log_format": "json"},
-    }
+@attrs.frozen
+class Shipped:
+    """What ``install/`` says. Its image cannot be built here, so what the DaemonSet's containers run, runs as processes
+    of the nodes: with their arguments and variables, the ConfigMap's files, and the service account's token."""
+
+    objects: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, cluster: Cluster) -> Shipped:
+        return cls(list(yaml.safe_load_all(cluster.kubectl("kustomize", str(MANIFESTS)))))
+
+    def applied(self) -> str:
+        return yaml.safe_dump_all(one for one in self.objects if one["kind"] != "DaemonSet")
+
+    def files(self) -> Mapping[str, str]:
+        """Of the ConfigMap."""
+        data: Mapping[str, str] = next(one for one in self.objects if one["kind"] == "ConfigMap")["data"]
+        return data
+
+    def arguments(self, containers: str) -> Sequence[str]:
+        """Of the one container in ``containers`` or ``initContainers``."""
+        pod = next(one for one in self.objects if one["kind"] == "DaemonSet")["spec"]["template"]["spec"]
+        (container,) = pod[containers]
+        found: Sequence[str] = container["args"]
+        return found
 
 
 @attrs.frozen
 class Installation:
-    """Ours on one node. ``kubeconfig``: text of the agent's own."""
+    """Ours on one node."""
 
     node: ClusterNode
-    kubeconfig: str
+    shipped: Shipped
 
-    def install(self) -> None:
+    def install(self, token: str, certificate: str) -> None:
         """Configuration and CNI files; the node becomes Ready for Kubernetes."""
-        self.node.write(KUBECONFIG, self.kubeconfig)
-        config = configuration(self.node.name, {"plugin": "kdd", "kubeconfig": KUBECONFIG})
-        self.node.write(CONFIG, yaml.safe_dump(config))
-        self.node.run(str(PROGRAMS / "calico"), "config", "check")
-        self.node.run(str(PROGRAMS / "calico"), "cni", "install", "--kubernetes")
+        files = self.shipped.files()
+        self.node.write("/etc/calico/calico.yaml", files["calico.yaml"])
+        self.node.write(f"{SECRETS}/token", token)
+        self.node.write(f"{SECRETS}/ca.crt", certificate)
+        self.node.write(f"{SECRETS}/namespace", NAMESPACE)
+        conflist = files["10-calico.conflist"]
+        program = str(PROGRAMS / "calico")
+        self.node.run("env", f"CNI_NETWORK_CONFIG={conflist}", program, *self.shipped.arguments("initContainers"))
 
     def start(self) -> None:
-        self.node.spawn(AGENT, str(PROGRAMS / "calico"), "node")
+        self.node.spawn(
+            AGENT,
+            *(str(PROGRAMS / "calico"), *self.shipped.arguments("containers")),
+            CALICO_NODE=self.node.name,
+            KUBERNETES_SERVICE_HOST=self.node.gateway,
+            KUBERNETES_SERVICE_PORT=str(API_PORT),
+        )
 
     def kill(self) -> None:
         """As a crash does."""
@@ -147,20 +171,22 @@ class Network:
         admin = {"plugin": "kdd", "kubeconfig": str(cluster.server.kubeconfig)}
         ipam = {"plugin": "blocks", "leak_grace_s": 0, "settle_s": 0.5}
         self.admin_config.write_text(yaml.safe_dump({"datastore": admin, "ipam": ipam}))
-        cluster.kubectl("apply", "--server-side", "-f", "-", stdin=self.calicoctl("crds"))
-        cluster.kubectl("wait", "--for", "condition=Established", "crd", "--all", "--timeout", "30s")
+        shipped = Shipped.read(cluster)
+        self._apply(shipped)
         self.calicoctl("apply", "-f", "-", stdin=json.dumps(POOL))
+        token = cluster.kubectl("create", "token", AGENT, "--namespace", NAMESPACE, "--duration", "1h")
         for node in cluster.nodes:
-            self.nodes.append(Installation(node, self.agent_kubeconfig()))
+            self.nodes.append(Installation(node, shipped))
         for installed in self.nodes:
-            installed.install()
+            installed.install(token, cluster.server.ca_file.read_text())
             installed.start()
         for installed in self.nodes:
             installed.wait_ready()
         cluster.wait("the nodes to be Ready", lambda: len(cluster.ready_nodes()) == len(cluster.nodes))
 
-    def agent_kubeconfig(self) -> str:
-        return self.cluster.kubeconfig("admin", "system:masters")
+    def _apply(self, shipped: Shipped) -> None:
+        self.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=shipped.applied())
+        self.cluster.kubectl("wait", "--for", "condition=Established", "crd", "--all", "--timeout", "30s")
 
     def on(self, node: str) -> Installation:
         return next(installed for installed in self.nodes if installed.node.name == node)
@@ -188,12 +214,13 @@ class Network:
     @contextlib.contextmanager
     def without_right(self, verb: str, resource: str) -> Iterator[None]:
         """The agents may not do that for a while."""
-        path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{ROLE}"
+        path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{AGENT}"
         role = self.cluster.get(path)
         less = [
             {**rule, "verbs": [one for one in rule["verbs"] if one != verb]} if resource in rule["resources"] else rule
             for rule in role["rules"]
         ]
+        less = [rule for rule in less if rule["verbs"]]
         assert less != role["rules"], f"the role has no right to {verb} {resource}"
         self.cluster.merge(path, {"rules": less})
         try:
