@@ -4,6 +4,7 @@ what Calico and we store, nor blind to what is plainly wrong."""
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -14,15 +15,20 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from calico_datastore_kdd.testing import KubernetesServer, program
-from calico_kernel.model import crds
+from calico_kernel import selector
+from calico_kernel.model import crds, validate
 from calico_kernel.model.codec import encode
 from calico_kernel.model.crds import CRD_GROUP, GROUPS, NATIVE_GROUP
 from calico_kernel.model.defaults import with_defaults
 from calico_kernel.model.documents import read_resources
 from calico_kernel.model.kinds import KINDS
 from calico_kernel.model.meta import Resource
+from calico_kernel.testing import generators, strategies
 
 DATA = Path(__file__).parent / "data"
 MODEL_DATA = Path(__file__).parents[3] / "tests" / "model" / "data"
@@ -75,7 +81,7 @@ def _await_established(server: KubernetesServer) -> None:
 
 
 def _conditions(definition: Mapping[str, Any], type_: str) -> list[str]:
-    found = definition.get("status", {}).get("conditions", [])
+    found = definition.get("status", {}).get("conditions") or []  # null until the server has looked at it
     return [condition["status"] for condition in found if condition["type"] == type_]
 
 
@@ -153,6 +159,41 @@ def test_what_we_store_is_taken_and_comes_back_whole(cluster: KubernetesServer, 
     path = path_of(resource.kind, resource.metadata.namespace, group)
     made = cluster.request("POST", f"{path}?fieldValidation=Strict&dryRun=All", sent)
     assert missing(sent.get("spec", {}), made["spec"]) == []
+
+
+def assert_taken_whole(cluster: KubernetesServer, resource: Resource) -> None:
+    namespace = "default" if KINDS[resource.kind].namespaced else ""
+    name = resource.metadata.name
+    for group in GROUPS:
+        sent = as_custom(resource, group)
+        sent["metadata"] = {"name": name, **({"namespace": namespace} if namespace else {})}
+        if resource.kind == "BlockAffinity":
+            sent["spec"]["deleted"] = "false" if group == CRD_GROUP else False
+        path = path_of(resource.kind, namespace, group)
+        made = cluster.request("POST", f"{path}?fieldValidation=Strict&dryRun=All", sent)
+        assert missing(sent.get("spec", {}), made.get("spec", {})) == []
+
+
+@pytest.mark.parametrize("kind", [info.kind for info in crds.custom_kinds()])
+@settings(
+    max_examples=8,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_whatever_our_client_takes_the_server_takes(cluster: KubernetesServer, kind: str, data: st.DataObject) -> None:
+    resource = with_defaults(data.draw(strategies.resources(kind)))
+    if kind == "IPAMBlock":  # a time, which only the allocator writes
+        resource = replace(resource, spec=replace(resource.spec, affinity_claim_time=None))
+    if not validate.problems(resource, selector_check=selector.parse):
+        assert_taken_whole(cluster, resource)
+
+
+def test_policies_of_every_shape_are_taken_whole(cluster: KubernetesServer) -> None:
+    for policy in generators.policies(random.Random(1), 40):
+        assert_taken_whole(cluster, with_defaults(policy))
 
 
 @pytest.mark.parametrize("group", GROUPS)
