@@ -240,7 +240,7 @@ def _condition(thing: Object, name: str) -> bool:
 
 
 PLURALS = {"NetworkPolicy": "networkpolicies", "ClusterNetworkPolicy": "clusternetworkpolicies"}
-CLUSTER_WIDE = ("Namespace", "Node", "ClusterRole", "ClusterRoleBinding", "ClusterNetworkPolicy")
+CLUSTER_WIDE = ("Namespace", "ClusterNetworkPolicy", "CustomResourceDefinition")
 
 
 def path_of(given: Object) -> str:

@@ -5,7 +5,7 @@ Modules run in the order of their names: what wears the cluster down comes last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure brings along what the cluster's programs said last; their files go with the world."""
+    report = yield
+    if report.failed and WHERE.exists():
+        for log in sorted(WHERE.rglob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()
+            told = [line for line in lines if not line.startswith("I") and '"level": "info"' not in line]
+            report.sections.append((f"last of {log.relative_to(WHERE)}", "\n".join(told[-12:])))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

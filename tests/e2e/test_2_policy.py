@@ -36,6 +36,38 @@ def of_calico(kind: str, name: str, namespace: str = "", **spec: Any) -> Object:
     return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": meta, "spec": {"order": 100, **spec}}
 
 
+def of_the_cluster(name: str, tier: str, subject: Object, *ingress: Object) -> Object:
+    return {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {"tier": tier, "priority": 10, "subject": subject, "ingress": list(ingress)},
+    }
+
+
+CLUSTER_NETWORK_POLICIES: Object = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "clusternetworkpolicies.policy.networking.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
+    },
+    "spec": {
+        "group": "policy.networking.k8s.io",
+        "scope": "Cluster",
+        "names": {"kind": "ClusterNetworkPolicy", "plural": "clusternetworkpolicies"},
+        "versions": [
+            {
+                "name": "v1alpha2",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""Kubernetes' own definition without its checks."""
+
 KUBERNETES: dict[str, tuple[list[Object], Expected]] = {
     "nobody but pods of the same namespace with a label": (
         [
@@ -236,4 +268,37 @@ def test_label_of_a_namespace_changes_what_its_pods_may(cluster: Cluster, networ
     people.expect(lambda here, there, port: there in (DESK, GUEST) or here in (DESK, GUEST))
     cluster.label("/api/v1/namespaces/office", seen=None)
     cluster.delete_object(policy)
+    people.expect(everything)
+
+
+def test_cluster_network_policies_come_before_and_after_those_of_namespaces(
+    cluster: Cluster, network: Network, people: People
+) -> None:
+    """Their definition appears while the agents run, as when an administrator installs it later."""
+    cluster.apply(CLUSTER_NETWORK_POLICIES)
+    cluster.kubectl("wait", "--for", "condition=Established", f"crd/{CLUSTER_NETWORK_POLICIES['metadata']['name']}")
+    no_guests = of_the_cluster(
+        "no-guests",
+        "Admin",
+        {"namespaces": {"matchLabels": {"team": "sales"}}},
+        {
+            "action": "Deny",
+            "from": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "guest"}}}}],
+        },
+    )
+    everybody = of_kubernetes("everybody", "shop", podSelector={}, ingress=[{}])
+    no_admin = of_the_cluster(
+        "no-admin",
+        "Baseline",
+        {"namespaces": {}},
+        {
+            "action": "Deny",
+            "from": [{"namespaces": {}}],
+            "protocols": [{"tcp": {"destinationPort": {"number": ADMIN_PORT}}}],
+        },
+    )
+    cluster.apply(no_guests, everybody, no_admin)
+    people.expect(lambda here, there, port: here != GUEST if there in (WEB, API) else port != ADMIN_PORT, within_s=60)
+    for policy in (no_guests, everybody, no_admin):
+        cluster.delete_object(policy)
     people.expect(everything)

@@ -34,5 +34,4 @@ OWNED = CliCommand(
     help="show which workload endpoints belong to whom",
     configure=configure,
     run=run,
-    examples=("", "blue -o json"),
 )
