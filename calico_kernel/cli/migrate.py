@@ -51,6 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     copy.add_argument("--to", dest="target", required=True, metavar="CONFIG", help="calico.yaml of the target")
     copy.add_argument("--overwrite", action="store_true", help="replace what the target holds")
     copy.add_argument(
+        "--partial",
+        action="store_true",
+        help="go on without policies whose namespace or Kubernetes policy is not in the target's cluster",
+    )
+    copy.add_argument(
         "--settle",
         type=float,
         default=None,
@@ -105,6 +110,7 @@ def _copy(args: argparse.Namespace) -> int:
                 source,
                 target,
                 overwrite=args.overwrite,
+                partial=args.partial,
                 settle_s=migrate.SETTLE_S if args.settle is None else args.settle,
                 progress=_progress if sys.stderr.isatty() else _silent,
             )
@@ -136,6 +142,7 @@ def _said(report: CopyReport, args: argparse.Namespace) -> str:
     if report.undecodable:
         lines.append(f"{len(report.undecodable)} of them do not decode and were copied as they are:")
         lines += [f"  {path}" for path in report.undecodable]
+    lines += _left_out(report, args)
     lines.append(f"{args.source} stays locked: two unlocked copies would hand out the same addresses.")
     if report.target_ready:
         lines.append(f"{args.target} is unlocked. Let agents and tools use it from now on.")
@@ -147,6 +154,21 @@ def _said(report: CopyReport, args: argparse.Namespace) -> str:
     from calico_kernel.cli.output import visible
 
     return visible("\n".join(lines))
+
+
+def _left_out(report: CopyReport, args: argparse.Namespace) -> list[str]:
+    """What a target made of Kubernetes' objects does not hold, or holds otherwise."""
+    lines = []
+    if report.underived:
+        lines.append(f"{len(report.underived)} of them are not in {args.target}: what they are made of is not there:")
+        lines += [f"  {path}: {what}" for path, what in report.underived.items()]
+    if report.homeless:
+        lines.append(f"{len(report.homeless)} of them have no place in {args.target}:")
+        lines += [f"  {path}: {why}" for path, why in report.homeless.items()]
+    if report.adjusted:
+        lines.append(f"{len(report.adjusted)} of them say something else there, as the cluster's own objects do:")
+        lines += [f"  {path}: {', '.join(fields)}" for path, fields in report.adjusted.items()]
+    return lines
 
 
 def _progress(what: str, done: int, total: int) -> None:

@@ -4,6 +4,11 @@ In:    two open ``Datastore``s of any kind.
 Out:   the target holds what the source holds, byte for byte: uids, creation times, IPAM, fields that only a newer
        version knows, and what does not decode.
 
+Where the target makes records from objects of another system (``Datastore.derived_from``), it holds what they say:
+values are compared instead of bytes, a Node or Pod that is there is given what only we know of it, nothing that is made
+of an object is deleted, and what has no object or no place there is left out and told. Where the source is such a
+store, what it makes of objects becomes records like others, as Calico's controllers would mirror them.
+
     mark the source -> may the target be written? -> lock both -> write what differs -> read both back, until equal
     -> mark the source "verified" -> target: marker off, ready as the source was -> source: marker off, stays locked:
     two unlocked copies would hand out the same addresses
@@ -23,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from msgspec import Struct
 
+from calico_kernel.client import likeness
 from calico_kernel.client.client import Client
 from calico_kernel.client.common import new_uid, now
 from calico_kernel.client.lock import INFORMATION, Marker, marked, marker_of
@@ -33,7 +39,9 @@ from calico_kernel.model.keys import (
     BlockAffinityQuery,
     BlockQuery,
     HandleQuery,
+    IpamConfigKey,
     IpamConfigQuery,
+    IpamHostKey,
     IpamHostQuery,
     Key,
     Query,
@@ -53,6 +61,8 @@ PASSES = 5
 WRITERS = 8
 """Writes under way at a time: one waits for the disk or the network while another is encoded."""
 CHUNK = 256
+ENGINE_CONFIG = ResourceKey("IPAMConfiguration", "", "default")
+"""What people write; in a store of our own nobody obeys it, in Kubernetes it is the engine's configuration."""
 
 Contents = Mapping[str, tuple[Key, bytes]]
 """By path: the key and the stored bytes."""
@@ -68,6 +78,9 @@ class CopyReport(Struct, frozen=True, kw_only=True, rename="camel"):
     kinds:         records by kind; IPAM's are called ``Block``, ``BlockAffinity``, ``Handle`` and so on.
     undecodable:   copied byte for byte although they do not decode.
     passes:        comparisons of the two until they were equal.
+    underived:     path -> what must be in the target's own system for the record to be there ("Pod shop/web").
+    homeless:      path -> why the target has no place for such a record.
+    adjusted:      path -> fields that are otherwise on the target, whose own objects decide them.
     """
 
     records: int
@@ -82,6 +95,9 @@ class CopyReport(Struct, frozen=True, kw_only=True, rename="camel"):
     seconds: float
     kinds: Mapping[str, int]
     undecodable: Sequence[str] = ()
+    underived: Mapping[str, str] = {}
+    homeless: Mapping[str, str] = {}
+    adjusted: Mapping[str, Sequence[str]] = {}
 
 
 def everything() -> list[Query]:
@@ -95,6 +111,7 @@ def copy(
     target: Datastore,
     *,
     overwrite: bool = False,
+    partial: bool = False,
     settle_s: float = SETTLE_S,
     progress: Progress = lambda _what, _done, _total: None,
     pause: Callable[[float], None] = time.sleep,
@@ -102,11 +119,12 @@ def copy(
     """Make ``target`` hold what ``source`` holds, and verify it by reading both back.
 
     overwrite:  the target may hold something else, which goes.
+    partial:    finish even when policies are left out because what they belong to is not in the target's own system.
     Raises NotPermitted when the target holds something else or is the source itself (both are then as they were), and
     DatastoreError when the source keeps changing or a record does not fit. From the moment that both are locked, they
     stay so until a repeated call has finished, or ``calico_kernel.client.lock.unlock``.
     """
-    return _Copy(source, target, overwrite, settle_s, progress, pause).run()
+    return _Copy(source, target, overwrite, partial, settle_s, progress, pause).run()
 
 
 class _Copy:
@@ -115,13 +133,20 @@ class _Copy:
         source: Datastore,
         target: Datastore,
         overwrite: bool,
+        partial: bool,
         settle_s: float,
         progress: Progress,
         pause: Callable[[float], None],
     ) -> None:
         self.source, self.target = source, target
-        self.overwrite, self.settle_s, self.progress, self.pause = overwrite, settle_s, progress, pause
+        self.overwrite, self.partial = overwrite, partial
+        self.settle_s, self.progress, self.pause = settle_s, progress, pause
         self.written = self.deleted = self.already = 0
+        self.objects = likeness.made_of_objects(target)
+        self.leaving = likeness.made_of_objects(source) and not self.objects
+        self.underived: dict[str, str] = {}
+        self.homeless: dict[str, str] = {}
+        self.tried: set[str] = set()
 
     def run(self) -> CopyReport:
         started = time.monotonic()
@@ -165,7 +190,7 @@ class _Copy:
         wanted = marked(self._information(self.source), None, ready=ready)
         self.target.put(INFORMATION, _stored(wanted))
         there = self._information(self.target)
-        if codec.encode(there) != codec.encode(wanted):
+        if not self._same(INFORMATION, codec.encode(wanted), codec.encode(there)):
             raise DatastoreError(
                 what="ClusterInformation(default) of the target is not what was written",
                 kept="the lock on the source",
@@ -207,8 +232,8 @@ class _Copy:
             return True
         if marker.phase == "verified" and information is not None and self._whole(marker) is not None:
             return True
-        others = [key for path, (key, _) in held.items() if path not in _own_paths()]
-        if others and not self.overwrite and not _equal(self._read(self.source), held):
+        others = [key for path, (key, _) in held.items() if path not in _own_paths() and not self._made_of(key)]
+        if others and not self.overwrite and not self._equal(self._read(self.source), held):
             kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(_kinds(others).items()))
             raise NotPermitted(
                 what=f"the target holds {len(others)} records that are not of this copy ({kinds})",
@@ -223,10 +248,10 @@ class _Copy:
             there = self._information(self.target)
         except NotFound:
             return None
-        if marker_of(there) is not None or there.metadata.uid != self._information(self.source).metadata.uid:
+        if marker_of(there) is not None or there.spec.cluster_guid != self._information(self.source).spec.cluster_guid:
             return None
         found = self._read(self.source)
-        return found if marker.phase == "verified" or _equal(found, self._read(self.target)) else None
+        return found if marker.phase == "verified" or self._equal(found, self._read(self.target)) else None
 
     def _target_is_ready(self) -> bool:
         return self._information(self.target).spec.datastore_ready is not False
@@ -253,13 +278,70 @@ class _Copy:
     # ── records ──
 
     def _read(self, store: Datastore) -> Contents:
-        return {keys.path(key): (key, raw) for key, raw in store.list_stored(everything())}
+        found = {keys.path(key): (key, raw) for key, raw in store.list_stored(everything())}
+        if store is not self.source:
+            return found
+        if self.leaving:
+            return {path: (key, likeness.leaving(key, raw)) for path, (key, raw) in found.items()}
+        if self.objects and self.target.derived_from(IpamConfigKey()) and keys.path(IpamConfigKey()) in found:
+            found.pop(keys.path(ENGINE_CONFIG), None)  # one object there, and the engine obeys the other record here
+        return found
+
+    def _same(self, key: Key, wanted: bytes, held: bytes) -> bool:
+        return wanted == held or (self.objects and likeness.equal(key, wanted, held))
+
+    def _plan(self, wanted: Contents, held: Contents, *, once: bool) -> _Plan:
+        """What makes ``held`` equal to ``wanted``, but for ClusterInformation, which says how far the copy is.
+
+        once: what was written already and still differs is as the target's system wants it, which fills in what was
+              left out, and lets nobody overrule an object.
+        """
+        skip = keys.path(INFORMATION)
+        puts = []
+        for path, (key, raw) in wanted.items():
+            if path == skip or path in self.homeless or path in self.underived:
+                continue
+            if isinstance(key, IpamHostKey) and self._made_of(key):
+                continue  # that a node uses IPAM: there are Nodes for that
+            there = held.get(path)
+            if there is not None and self._same(key, raw, there[1]):
+                continue
+            if self.objects and there is not None and not likeness.lost(raw, there[1]) and once:
+                continue
+            if path in self.tried:
+                continue
+            puts.append((key, raw))
+        deletes = [
+            key
+            for path, (key, _) in held.items()
+            if path != skip and path not in wanted and not self._of_an_object(key)
+        ]
+        return _Plan(puts, deletes)
+
+    def _of_an_object(self, key: Key) -> bool:
+        return bool(self._made_of(key)) or (self.objects and key in (ENGINE_CONFIG, IpamConfigKey()))
+
+    def _made_of(self, key: Key) -> str:
+        """The target's object that decides the record. The engine's configuration is but another view of our own."""
+        return "" if isinstance(key, IpamConfigKey) else self.target.derived_from(key)
+
+    def _equal(self, wanted: Contents, held: Contents) -> bool:
+        """Whether the target looks like a whole copy. What another system decides is left aside."""
+        theirs = {path for path, (key, _) in (*wanted.items(), *held.items()) if self._of_an_object(key)}
+        if self.objects:
+            theirs |= {path for path, (key, _) in wanted.items() if _may_be_homeless(key)}
+        plan = self._plan(
+            {path: one for path, one in wanted.items() if path not in theirs},
+            {path: one for path, one in held.items() if path not in theirs},
+            once=True,
+        )
+        return not plan.puts and not plan.deletes
 
     def _until_equal(self, locked_at: float) -> tuple[Contents, int]:
         """What both hold in the end, and how often they were compared."""
         for number in range(1, PASSES + 1):
             wanted, held = self._read(self.source), self._read(self.target)
-            plan = _plan(wanted, held)
+            plan = self._plan(wanted, held, once=number > 1)
             if number == 1:
                 self.already = len(wanted) - len(plan.puts) - 1
             if not plan.puts and not plan.deletes:
@@ -269,15 +351,28 @@ class _Copy:
                 self.progress("waiting for writes begun before the lock", 0, 0)
                 self.pause(left)
                 wanted, held = self._read(self.source), self._read(self.target)
-                plan = _plan(wanted, held)
+                plan = self._plan(wanted, held, once=number > 1)
                 if not plan.puts and not plan.deletes:
                     return wanted, number
             self._apply(plan, len(wanted))
+            self._refuse_to_lose_policy()
         raise DatastoreError(
             what=f"source and target still differ after {PASSES} passes: somebody writes in spite of the lock",
             kept="the lock on both",
             todo="stop what writes (controllers, older agents)",
         )
+
+    def _refuse_to_lose_policy(self) -> None:
+        lost = [path for path in (*self.underived, *self.homeless) if _is_policy(path)]
+        if lost and not self.partial:
+            named = ", ".join(f"{path} ({self.underived.get(path) or self.homeless[path]})" for path in lost[:5])
+            more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+            raise DatastoreError(
+                what=f"{len(lost)} policies cannot be brought to the target, whose own system lacks what they need: "
+                f"{named}{more}",
+                kept="what was copied",
+                todo="make there what is named, or give them up with --partial",
+            )
 
     def _apply(self, plan: _Plan, total: int) -> None:
         done = total - len(plan.puts)
@@ -285,24 +380,69 @@ class _Copy:
             self.progress("copying", done, total)
             for start in range(0, len(plan.puts), CHUNK):
                 chunk = plan.puts[start : start + CHUNK]
-                list(pool.map(self._put, chunk))
-                self.written += len(chunk)
+                self.written += sum(pool.map(self._put, chunk))
                 self.progress("copying", done + start + len(chunk), total)
             list(pool.map(self._delete, plan.deletes))
             self.deleted += len(plan.deletes)
 
-    def _put(self, record: tuple[Key, bytes]) -> None:
+    def _put(self, record: tuple[Key, bytes]) -> bool:
+        """Whether the target took it."""
         key, raw = record
         value = codec.decode(key, raw)
+        if self._made_of(key) and not isinstance(value, Malformed):
+            return self._complete(key, value)
         if codec.encode(value) != raw:
             value = Malformed("written by another version", raw)  # the bytes themselves: nothing of them is lost
-        self.target.put(key, _stored(value))
+        if not self.objects:
+            self.target.put(key, _stored(value))
+            return True
+        return self._admitted(key, lambda: self.target.put(key, _stored(value)))
+
+    def _complete(self, key: Key, value: Any) -> bool:
+        """Give an object of the target's system what only we know of it."""
+        self.tried.add(keys.path(key))
+        try:
+            held = self.target.get(key)
+        except NotFound:
+            self.underived[keys.path(key)] = self._made_of(key)
+            return False
+        wanted = likeness.entering(value, held.value)
+
+        def write() -> None:
+            try:
+                self.target.put(key, _stored(wanted))
+            except NotPermitted:
+                return  # all of it is decided there; ``adjusted`` tells where it says something else
+
+        return self._admitted(key, write)
+
+    def _admitted(self, key: Key, write: Callable[[], object]) -> bool:
+        try:
+            write()
+        except NotFound as exc:
+            self.underived[keys.path(key)] = self._made_of(key) or exc.what
+        except NotPermitted as exc:
+            self.homeless[keys.path(key)] = exc.what
+        else:
+            return True
+        return False
 
     def _delete(self, key: Key) -> None:
         try:
             self.target.delete(key)
         except NotFound:
             return
+
+    def _adjusted(self, wanted: Contents) -> dict[str, Sequence[str]]:
+        if not self.objects:
+            return {}
+        held = self._read(self.target)
+        fields = {
+            path: likeness.lost(raw, held[path][1])
+            for path, (_, raw) in wanted.items()
+            if path in held and path != keys.path(INFORMATION)
+        }
+        return {path: lost for path, lost in fields.items() if lost}
 
     def _report(self, found: Contents, marker: Marker, resumed: bool, passes: int, started: float) -> CopyReport:
         return CopyReport(
@@ -318,6 +458,9 @@ class _Copy:
             seconds=round(time.monotonic() - started, 3),
             kinds=dict(sorted(_kinds(key for key, _ in found.values()).items())),
             undecodable=[path for path, one in found.items() if isinstance(codec.decode(*one), Malformed)],
+            underived=dict(sorted(self.underived.items())),
+            homeless=dict(sorted(self.homeless.items())),
+            adjusted=self._adjusted(found),
         )
 
 
@@ -326,17 +469,14 @@ class _Plan(Struct, frozen=True):
     deletes: Sequence[Key]
 
 
-def _plan(wanted: Contents, held: Contents) -> _Plan:
-    """What makes ``held`` equal to ``wanted``, but for ClusterInformation, which says how far the copy is. Pure."""
-    skip = keys.path(INFORMATION)
-    puts = [record for path, record in wanted.items() if path != skip and (path not in held or held[path] != record)]
-    deletes = [key for path, (key, _) in held.items() if path != skip and path not in wanted]
-    return _Plan(puts, deletes)
+def _is_policy(path: str) -> bool:
+    key = keys.parse(path)
+    return isinstance(key, ResourceKey) and key.kind in ("NetworkPolicy", "GlobalNetworkPolicy", "HostEndpoint")
 
 
-def _equal(wanted: Contents, held: Contents) -> bool:
-    plan = _plan(wanted, held)
-    return not plan.puts and not plan.deletes
+def _may_be_homeless(key: Key) -> bool:
+    """Kinds that are wholly made of another system's objects there."""
+    return isinstance(key, ResourceKey) and key.kind in ("Profile", "WorkloadEndpoint", "BlockAffinity")
 
 
 def _stored(value: object) -> Value:

@@ -62,8 +62,9 @@ KINDS = (
     "BGPFilter",
 )
 """What is exported, in Calico's order."""
-KUBERNETES_POLICY = "knp.default."
 TUNNEL_HANDLES = tuple(f"{kind}-tunnel-addr-" for kind in ("ipip", "vxlan", "vxlan-v6", "wireguard", "wireguard-v6"))
+KUBERNETES_POLICIES = (wellknown.KUBERNETES_POLICY_PREFIX, wellknown.KUBERNETES_CLUSTER_POLICY_PREFIX)
+"""Made of Kubernetes' own policies, which the other cluster has."""
 SECTION = b"===\n"
 TITLED = (
     "default_endpoint_to_host_action",
@@ -115,7 +116,7 @@ def export(client: Client) -> Exported:
                 what=f"{key.kind} {key.namespace}/{key.name} does not decode, so it cannot be exported: {reason}",
                 todo="correct or delete it; `datastore migrate copy` carries also such records",
             )
-        items = [_cleaned(item) for item in found.items if not item.metadata.name.startswith(KUBERNETES_POLICY)]
+        items = [_cleaned(item) for item in found.items if not item.metadata.name.startswith(KUBERNETES_POLICIES)]
         if kind == "Node":
             items = [_renamed_node(node, names, warnings) for node in items]
         elif kind in {"BGPConfiguration", "FelixConfiguration"}:
@@ -152,7 +153,10 @@ def _renamed_node(node: Any, names: dict[str, str], warnings: list[str]) -> Reso
         warnings.append(
             f"node {name} has no 'k8s' orchestrator reference and keeps its name; Kubernetes may not know it"
         )
-    renamed: Resource = with_metadata(node, name=names.get(name, name))
+    annotations = {
+        key: text for key, text in node.metadata.annotations.items() if key != wellknown.KUBERNETES_LABELS_ANNOTATION
+    }
+    renamed: Resource = with_metadata(node, name=names.get(name, name), annotations=annotations)
     return renamed
 
 
@@ -308,7 +312,7 @@ def _admit(client: Client, parsed: Parsed) -> None:
     own = {INFORMATION, *(ResourceKey("Tier", "", name) for name in wellknown.TIERS)}
     for record in client.store.list(everything()).records:
         is_node = isinstance(record.key, ResourceKey) and record.key.kind == "Node"
-        if record.key not in own and not is_node:
+        if record.key not in own and not is_node and not client.store.derived_from(record.key):
             raise NotPermitted(
                 what=f"datastore already has Calico resources: {keys.path(record.key)}",
                 kept="the datastore as it was",

@@ -26,6 +26,9 @@ KUBERNETES_POLICY_PREFIX = "knp.default."
 KUBERNETES_CLUSTER_POLICY_PREFIX = "kcnp."
 """Before the name of a ClusterNetworkPolicy of Kubernetes, where it is a GlobalNetworkPolicy."""
 
+KUBERNETES_LABELS_ANNOTATION = "projectcalico.org/kube-labels"
+"""On a Node that Kubernetes has: which of its labels are Kubernetes' own, as JSON."""
+
 TIERS: dict[str, tuple[float, Literal["Deny", "Pass"]]] = {
     "default": (1_000_000, "Deny"),
     "kube-admin": (1_000, "Pass"),
