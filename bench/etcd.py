@@ -1,8 +1,10 @@
 """``python -m bench etcd --endpoints 250000``: the etcd datastore beside the bare calls of the same API, on one server.
 
-Three measurements, each beside its limit, taken in turn on connections of the same kind: a list of workload endpoints
+Each measurement stands beside its limit, taken in turn on connections of the same kind: a list of workload endpoints
 decoded into the model, and the same pages fetched as bytes; a compare-and-swap, and the bare transaction; events of a
-watch that starts before they were written, and the same stream read as bytes.
+watch that starts before they were written, and the same stream read as bytes. Then events while they are written, in
+transactions of one and of ten, by a process of its own: how many come is what etcd can write on what is left of the
+cores, so those for each second of CPU say what we could take.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 from bench._common import enter_bubble, report
 
+IN_FLIGHT = 64
 BATCH = 100
 """Writes of one transaction; etcd takes up to 128."""
 PAGE_KEYS = 10_000
@@ -68,15 +71,18 @@ class Raw:
 
         options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
-        self._proto = proto
+        self.proto = proto
         self._calls = {name: self._channel.unary_unary(proto.method_path(name)) for name in proto.METHODS}
 
     def call(self, method: str, request: Any) -> bytes:
         answer: bytes = self._calls[method](request.SerializeToString())
         return answer
 
+    def begin(self, method: str, request: Any) -> Any:
+        return self._calls[method].future(request.SerializeToString())
+
     def put(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        proto = self._proto
+        proto = self.proto
         put = [proto.RequestOp(request_put=proto.PutRequest(key=key, value=value)) for key, value in pairs]
         self.call("Txn", proto.TxnRequest(success=put))
 
@@ -84,10 +90,10 @@ class Raw:
         import threading
 
         def requests() -> Iterator[bytes]:
-            yield self._proto.WatchRequest(create_request=create).SerializeToString()
+            yield self.proto.WatchRequest(create_request=create).SerializeToString()
             threading.Event().wait()
 
-        stream: Iterator[bytes] = self._channel.stream_stream(self._proto.WATCH_METHOD)(requests())
+        stream: Iterator[bytes] = self._channel.stream_stream(self.proto.WATCH_METHOD)(requests())
         return stream
 
     def close(self) -> None:
@@ -210,6 +216,58 @@ def measure_watch(store: Any, raw: Raw, events: int) -> dict[str, Any]:
     }
 
 
+def write_live(port: int, events: int, size: int, started: Any) -> None:
+    """In a process of its own: ``events`` puts in transactions of ``size``, as many under way as etcd takes well."""
+    from collections import deque
+
+    raw = Raw(port)
+    proto = raw.proto
+    made = [endpoint(number, mark=2) for number in range(1000)]
+    pending: deque[Any] = deque()
+    started.wait()
+    for start in range(0, events, size):
+        puts = [made[number % 1000] for number in range(start, min(start + size, events))]
+        ops = [proto.RequestOp(request_put=proto.PutRequest(key=key, value=value)) for key, value in puts]
+        pending.append(raw.begin("Txn", proto.TxnRequest(success=ops)))
+        if len(pending) >= IN_FLIGHT:
+            pending.popleft().result()
+    for each in pending:
+        each.result()
+
+
+def measure_live(store: Any, raw: Raw, port: int, events: int, size: int) -> dict[str, Any]:
+    """Events of a watch while they are written, in transactions of ``size``: what etcd can write and what we can read
+    at once, on the same cores."""
+    import multiprocessing
+
+    from calico_kernel.model.keys import ResourceQuery
+
+    query = ResourceQuery("WorkloadEndpoint")
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    writer = context.Process(target=write_live, args=(port, events, size, started))
+    writer.start()
+    watch = store.watch([query], revision=store.list([ResourceQuery("Tier")]).revision)
+    calls = found = 0
+    started.set()
+    while not found:
+        found += len(watch.next(10.0))
+    cpu, start = time.process_time(), time.perf_counter()
+    first = found
+    while found < events:
+        found += len(watch.next(10.0))
+        calls += 1
+    seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    writer.join()
+    watch.close()
+    assert found == events
+    return {
+        f"live_{size}_events_per_s": round((events - first) / seconds),
+        f"live_{size}_events_per_cpu_s": round((events - first) / cpu_s),
+        f"live_{size}_events_per_call": round((events - first) / calls, 1),
+    }
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench etcd", description=__doc__)
     parser.add_argument("--endpoints", type=int, default=250_000)
@@ -234,6 +292,8 @@ def main(argv: list[str]) -> int:
                 **measure_list(store, raw, args.endpoints),
                 **measure_swap(store, raw, args.swaps),
                 **measure_watch(store, raw, args.events),
+                **measure_live(store, raw, server.port, args.events, 1),
+                **measure_live(store, raw, server.port, args.events, 10),
             }
         finally:
             store.close()

@@ -15,13 +15,36 @@ from calico_kernel import __version__
 from calico_kernel.cli.program import Command, Program
 
 COMMANDS: Mapping[str, Command] = {
-    "node": Command("calico_kernel.cli.agent", "run the node agent, or remove what it programmed"),
-    "plugins": Command("calico_kernel.cli.plugins", "list, describe and check plugins"),
-    "config": Command("calico_kernel.cli.config", "check and show the configuration"),
-    "completion": Command(
-        "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed"
+    "node": Command(
+        "calico_kernel.cli.agent",
+        "run the node agent, or remove what it programmed",
+        ("-c /etc/calico/calico.yaml", "run", "uninstall"),
     ),
-    "lab": Command("calico_kernel.cli.lab", "a network of hosts and workloads on this machine, to try policy in"),
+    "plugins": Command(
+        "calico_kernel.cli.plugins",
+        "list, describe and check plugins",
+        ("list", "info sqlite", "info datastore:sqlite -o json", "check"),
+    ),
+    "config": Command(
+        "calico_kernel.cli.config", "check and show the configuration", ("show", "check -c /etc/calico/calico.yaml")
+    ),
+    "completion": Command(
+        "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed", ("bash",)
+    ),
+    "lab": Command(
+        "calico_kernel.cli.lab",
+        "a network of hosts and workloads on this machine, to try policy in",
+        (
+            "up --nodes 2",
+            "run examples/recipes",
+            "exec node1 -- calicoctl get nodes",
+            "probe shop/web shop/db tcp/5432 udp/53",
+            "status --json",
+            "logs node1 --lines 20",
+            "list",
+            "down --all",
+        ),
+    ),
 }
 
 

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Command] = {
         "calico_kernel.cli.diff",
         "show what apply would change; status 1 when there is something",
         ("-f manifests/ -R",),
+        "0 nothing would change, 1 something would, 2 it could not be told or the arguments make no sense",
     ),
     "delete": Command(
         "calico_kernel.cli.write",
@@ -106,6 +107,8 @@ COMMANDS: Mapping[str, Command] = {
             "show --ip 10.1.0.7",
             "check",
             "release --ip 10.1.0.7",
+            "configure --strictaffinity true",
+            "split 4 --name blue",
         ),
     ),
     "node": Command(
@@ -139,6 +142,12 @@ COMMANDS: Mapping[str, Command] = {
         "lock and unlock the datastore, carry its data to another",
         (
             "lock",
+            "unlock",
+            "migrate copy --from /etc/calico/sqlite.yaml --to /etc/calico/etcd.yaml",
+            "migrate copy --from old.yaml --to new.yaml --overwrite -o json",
+            "migrate lock",
+            "migrate export > cluster.txt",
+            "migrate import -f cluster.txt -c new.yaml",
             "migrate unlock",
         ),
     ),
@@ -152,7 +161,7 @@ COMMANDS: Mapping[str, Command] = {
         ),
     ),
     "completion": Command(
-        "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed"
+        "calico_kernel.cli.completion", "words offered by bash, zsh or fish while a command is typed", ("bash",)
     ),
     "version": Command(
         "calico_kernel.cli.version",

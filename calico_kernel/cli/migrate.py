@@ -17,23 +17,10 @@ if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
     from calico_kernel.client.migrate import CopyReport
 
-EXAMPLES = """examples:
-  calicoctl datastore migrate copy --from /etc/calico/sqlite.yaml --to /etc/calico/etcd.yaml
-  calicoctl datastore migrate copy --from old.yaml --to new.yaml --overwrite -o json
-  calicoctl datastore migrate lock && calicoctl datastore migrate export > cluster.txt
-  calicoctl -c new.yaml datastore migrate import -f cluster.txt
-"""
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    migrate = actions.add_parser(
-        "migrate",
-        help="carry the data to another datastore",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    migrate = actions.add_parser("migrate", help="carry the data to another datastore")
     inner = migrate.add_subparsers(dest="action", required=True, metavar="ACTION")
     for group in (actions, inner):
         group.add_parser(

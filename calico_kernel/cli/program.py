@@ -25,11 +25,16 @@ WITH_VALUE = frozenset({"-c", "--config", "-l", "--log-level", "--context"})
 """Options before the command whose value is the next argument."""
 
 
+STATUS = "0 done, 1 failed, also in part, 2 arguments that make no sense, 130 interrupted"
+
+
 class Command(NamedTuple):
     module: str
     help: str
     examples: Sequence[str] = ()
-    """What may stand behind the command, for its help."""
+    """What may stand behind the command, for its help; those of a sub-command begin with its name."""
+    status: str = STATUS
+    """What the exit status says."""
 
 
 class Program(NamedTuple):
@@ -71,13 +76,19 @@ class Program(NamedTuple):
         args = base.parse_args(before)
         if word in self.commands:
             module = self.load(self.commands[word].module)
-            args = _parsed(self._own_parser(word, module), after, args)
+            parser = self._own_parser(word, module)
+            if asks_for_help(after):
+                _explain(parser, self.commands[word].examples, self.commands[word].status)
+            args = _parsed(parser, after, args)
             session.path, session.context = args.config, getattr(args, "context", "")
             _show_log(getattr(args, "log_level", "panic"))
             return int(module.run(word, args, session) or 0)
         for extra in self._added(session, strict=True):
             if extra.name == word:
-                args = _parsed(self._added_parser(extra), after, args)
+                parser = self._added_parser(extra)
+                if asks_for_help(after):
+                    _explain(parser, extra.examples, STATUS)
+                args = _parsed(parser, after, args)
                 args.client = lambda: session.client
                 _show_log(getattr(args, "log_level", "panic"))
                 return int(extra.run(args) or 0)
@@ -94,6 +105,7 @@ class Program(NamedTuple):
         """Help, or the complaint that no command was given; ends the run."""
         wanted = {"-h", "--help"}.intersection(before)
         parser = self._parser(self.name, self.about)
+        parser.epilog = f"{self.name} COMMAND --help shows examples. Exit status: {STATUS}."
         listed = parser.add_subparsers(metavar="COMMAND", required=True)
         for name, command in self.commands.items():
             listed.add_parser(name, help=command.help)
@@ -115,16 +127,13 @@ class Program(NamedTuple):
         return [*self.commands, *(extra.name for extra in self._added(session, strict=False))]
 
     def _own_parser(self, word: str, module: Any) -> argparse.ArgumentParser:
-        about = f"{_sentence(self.commands[word].help)}."
-        parser = _Parser(prog=f"{self.name} {word}", description=about)
-        lines = [f"  {self.name} {word} {example}".rstrip() for example in self.commands[word].examples]
-        parser.epilog = "\n".join(["examples:", *lines]) if lines else None
+        parser = _Parser(prog=f"{self.name} {word}", description=_sentence(self.commands[word].help))
         module.configure(word, parser)
         self._repeat_common(parser)
         return parser
 
     def _added_parser(self, extra: CliCommand) -> argparse.ArgumentParser:
-        parser = _Parser(prog=f"{self.name} {extra.name}", description=extra.help)
+        parser = _Parser(prog=f"{self.name} {extra.name}", description=_sentence(extra.help))
         extra.configure(parser)
         self._repeat_common(parser)
         return parser
@@ -256,5 +265,29 @@ def config_path(argv: Sequence[str]) -> str | None:
     return None
 
 
+def asks_for_help(argv: Sequence[str]) -> bool:
+    return not {"-h", "--help"}.isdisjoint(argv)
+
+
+def _explain(parser: argparse.ArgumentParser, examples: Sequence[str], status: str) -> None:
+    """Descriptions, examples and the exit status for the help of a command and of everything below it."""
+    import textwrap
+
+    lines = [f"  {parser.prog} {example}".rstrip() for example in examples]
+    about = textwrap.fill(f"exit status: {status}", 100)
+    parser.epilog = "\n\n".join(
+        part for part in (parser.epilog, "\n".join(["examples:", *lines]) if lines else "", about) if part
+    )
+    parser.description = textwrap.fill(parser.description or "", 100)
+    parser.formatter_class = _Formatter
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            said = {one.dest: one.help for one in action._choices_actions}
+            for name, below in action.choices.items():
+                below.description = below.description or _sentence(said.get(name) or "")
+                own = [example.partition(" ")[2] for example in examples if example.partition(" ")[0] == name]
+                _explain(below, own, status)
+
+
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return f"{text[0].upper()}{text[1:]}." if text else ""

@@ -7,7 +7,7 @@ import contextlib
 import subprocess
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def empty_uncached(uncached: KubernetesServer) -> KubernetesServer:
 
 
 def prepare(server: KubernetesServer) -> None:
-    define(server, CRD_GROUP)
+    install(server, CRD_GROUP)
     for name in NAMESPACES:
         server.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
 
@@ -130,6 +130,12 @@ def wipe(server: KubernetesServer, collection: Collection) -> None:
         server.request("DELETE", collection.url(meta["namespace"], meta["name"]))
 
 
+@pytest.fixture
+def define() -> Callable[[KubernetesServer, set[str]], None]:
+    """Install some of the definitions under the first group."""
+    return lambda server, plurals: install(server, CRD_GROUP, plurals)
+
+
 def definition(group: Group, collection: Collection) -> dict[str, Any]:
     name, version = group.split("/")
     kind = KINDS.get(collection.plural) or ("IPAMConfig" if collection.plural == "ipamconfigs" else "")
@@ -150,7 +156,7 @@ def definition(group: Group, collection: Collection) -> dict[str, Any]:
     }
 
 
-def define(server: KubernetesServer, group: Group, plurals: set[str] | None = None) -> None:
+def install(server: KubernetesServer, group: Group, plurals: set[str] | None = None) -> None:
     """Install the definitions, and wait until they are served."""
     wanted = [c for c in collections(group) if plurals is None or c.plural in plurals]
     for collection in wanted:

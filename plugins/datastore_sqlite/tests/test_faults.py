@@ -26,6 +26,7 @@ from calico_kernel.errors import DatastoreUnavailable, RevisionTooOld
 from calico_kernel.model.ipam import AllocationBlock, IpamHandle, StoredBlockAffinity
 from calico_kernel.model.keys import BlockAffinityKey, BlockKey, HandleKey
 from calico_kernel.testing.datastore import ALL_SETS, collect, mark_of, names, network_set, set_key
+from calico_kernel.testing.datastore_load import feeding
 
 WRITER = """
 import sys
@@ -238,6 +239,23 @@ def test_replaced_database_ends_watches_with_too_old_and_serves_the_new_content(
         assert "was replaced" in caplog.text
     with opened(tmp_path) as store:
         assert names(store.list([ALL_SETS]).records) == ["more", "new"]
+
+
+def test_agent_sees_what_a_restored_backup_holds_although_revisions_are_those_of_before(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.put(set_key("a"), network_set("a", "old"))
+        with contextlib.closing(sqlite3.connect(tmp_path / "calico.db")) as connection:
+            connection.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+        with feeding(store) as (_, seen):
+            before = store.put(set_key("a"), network_set("a", "of before"))
+            seen.until(lambda: seen.view[set_key("a")].revision == before.revision)
+            (tmp_path / "elsewhere").mkdir()
+            (tmp_path / "backup.db").rename(tmp_path / "elsewhere" / "calico.db")
+            with opened(tmp_path / "elsewhere") as restored:
+                after = restored.put(set_key("a"), network_set("a", "restored"))
+            (tmp_path / "elsewhere" / "calico.db").rename(tmp_path / "calico.db")
+            assert after.revision == before.revision
+            seen.until(lambda: seen.view[set_key("a")].value == after.value)
 
 
 def test_database_replaced_under_a_busy_writer_of_another_process_stays_sound(tmp_path: Path) -> None:

@@ -34,4 +34,5 @@ OWNED = CliCommand(
     help="show which workload endpoints belong to whom",
     configure=configure,
     run=run,
+    examples=("", "blue -o json"),
 )

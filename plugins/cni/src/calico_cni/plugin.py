@@ -69,5 +69,6 @@ def calico_cli_commands() -> Sequence[CliCommand]:
             help="install or remove the CNI executable and network configuration",
             configure=configure,
             run=run,
+            examples=("install", "install --ipv6 --mtu 1450 --no-portmap", "uninstall"),
         )
     ]

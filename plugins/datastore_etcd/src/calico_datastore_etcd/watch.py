@@ -27,8 +27,12 @@ from calico_kernel.model import keys
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Event, Record
 
-BUFFERED_RESPONSES = 64
+BUFFERED_EVENTS = 10_000
 """What the reader holds for a slow consumer; then HTTP/2's flow control makes etcd hold the rest."""
+BUSY_S, GATHER_S = 0.004, 0.002
+"""etcd sends a response for each transaction, and waking the consumer for each costs more than reading it: within
+BUSY_S of the one before, it comes with what else arrives within GATHER_S. What follows a quiet moment is told at once.
+"""
 
 
 class Stream:
@@ -38,19 +42,31 @@ class Stream:
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._responses: deque[Any] = deque()
-        self._closed = False
+        self._closed = self._waiting = False
+        self._taken = 0.0
+        self._held = 0
         self.problem: grpc.RpcError | None = None
         self.connection, self._call = client.open_watch(self._requests(create))
         threading.Thread(target=self._read, name="calico-etcd-watch", daemon=True).start()
 
     def take(self, timeout_s: float) -> tuple[list[Any], bool]:
-        """(What came since the last time, whether the stream is at its end). Waits while there is neither."""
+        """(What came since the last time, whether the stream is at its end). Waits while there is neither; where one
+        response follows the other, a moment more, for several at once."""
         with self._changed:
             if not self._responses and not self._ended.is_set() and not self._closed and timeout_s > 0:
+                self._waiting = True
                 self._changed.wait(timeout_s)
+                self._waiting = False
+            busy = self._responses and time.monotonic() - self._taken < BUSY_S
+        if busy and not self._ended.is_set():
+            time.sleep(GATHER_S)
+        with self._changed:
             found = list(self._responses)
             self._responses.clear()
-            self._changed.notify_all()
+            if self._held >= BUFFERED_EVENTS:
+                self._changed.notify_all()
+            self._held = 0
+            self._taken = time.monotonic()
             return found, self._ended.is_set() and not found
 
     def close(self) -> None:
@@ -69,12 +85,14 @@ class Stream:
         try:
             for response in self._call:
                 with self._changed:
-                    while len(self._responses) >= BUFFERED_RESPONSES and not self._closed:
+                    while self._held >= BUFFERED_EVENTS and not self._closed:
                         self._changed.wait()
                     if self._closed:
                         return
                     self._responses.append(response)
-                    self._changed.notify_all()
+                    self._held += len(response.events)
+                    if self._waiting:
+                        self._changed.notify_all()
         except grpc.RpcError as exc:
             self.problem = exc
         finally:
@@ -92,11 +110,18 @@ class EtcdWatch(Watch):
         self._prefixes = tuple({keys.prefix(query).encode() for query in queries})
         self._common = common_prefix(self._prefixes)
         self._position = revision
+        self._last: tuple[bytes, int] | None = None
+        """The key of the last event read, and the revision that it has had since; 0: it was deleted."""
         self._decode = decode
         self._closing = threading.Event()
         self._stream: Stream | None = None
         self._cluster_id = 0
         self._open()
+
+    @property
+    def position(self) -> int:
+        """The revision up to which everything was told."""
+        return self._position
 
     def next(self, timeout_s: float) -> Sequence[Event]:
         deadline = time.monotonic() + timeout_s
@@ -132,13 +157,15 @@ class EtcdWatch(Watch):
 
     def _open(self) -> Stream:
         """Start after the position. Raises RevisionTooOld at once, which etcd itself would say only later, or, for a
-        revision that a cluster restored from a backup has not reached yet, never."""
-        # One key, since only the answer's header and its refusal count.
-        self._client.call("Range", proto.RangeRequest(key=self._common, revision=self._position))
+        cluster restored from a backup, never: it has not reached the revision yet, or reached it by other changes."""
+        key, since = self._last or (self._common, 0)
+        answer = self._client.call("Range", proto.RangeRequest(key=key, revision=self._position))
         cluster_id = self._client.cluster_id
-        if self._cluster_id and cluster_id != self._cluster_id:
+        found = answer.kvs[0].mod_revision if answer.kvs else 0
+        if (self._cluster_id and cluster_id != self._cluster_id) or (self._last is not None and found != since):
             raise RevisionTooOld(
-                what=f"another etcd cluster answers now, so changes since revision {self._position} are unknown",
+                what="another etcd cluster answers now, or one that was restored from a backup, so changes since "
+                f"revision {self._position} are unknown",
                 todo="list again and watch from there",
                 other_history=True,
             )
@@ -180,7 +207,9 @@ class EtcdWatch(Watch):
                 at = kv.mod_revision
                 record = None if event.type == proto.DELETED else self._decode(key, kv.value, at)
                 events.append(Event(key, record, str(at)))
-            self._position = response.events[-1].kv.mod_revision
+            last = response.events[-1]
+            self._position = last.kv.mod_revision
+            self._last = last.kv.key, 0 if last.type == proto.DELETED else self._position
         return events
 
     def _canceled(self, response: Any) -> DatastoreError:

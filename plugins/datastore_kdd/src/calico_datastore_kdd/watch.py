@@ -39,7 +39,7 @@ IDLE_S = 100.0
 """The server sends a bookmark each minute. A stream on which nothing comes for longer has lost it."""
 RETRY_S, LONGEST_RETRY_S = 0.05, 5.0
 LONGEST_WAIT_S = 30.0
-"""Between two looks at a collection that is in trouble by itself, or is not there."""
+"""Between two looks at a collection that is in trouble by itself, or is not served."""
 SHORT_S = 1.0
 """A watch that ends sooner, with nothing, is no ordinary end."""
 
@@ -112,6 +112,10 @@ class KubernetesWatch(Watch):
         raise DatastoreUnavailable(what=lost.what, kept="every change since then is delivered later", todo=lost.todo)
 
 
+class _Absent(Exception):
+    """The collection is not served, which it need not be."""
+
+
 class Follower(threading.Thread):
     """Reads one collection on, whatever happens to its connection."""
 
@@ -130,7 +134,7 @@ class Follower(threading.Thread):
         self._watch, self._api, self._selection, self._log = watch, api, selection, log
         self._position, self._queries = revision, queries
         self._stream: Stream | None = None
-        self._lost = False
+        self._lost = self._opened = False
         self._retry = Backoff(first_s=RETRY_S, most_s=LONGEST_RETRY_S)
         self._wait = Backoff(first_s=RETRY_S, most_s=LONGEST_WAIT_S)
 
@@ -143,8 +147,13 @@ class Follower(threading.Thread):
             except RevisionTooOld as exc:
                 self._watch.end(exc)
                 return
+            except _Absent:
+                self._recovered()
+                self._watch.closing.wait(self._wait.next_s())
             except DatastoreUnavailable as exc:
                 self._lost = True
+                if self._has_run(began, before):
+                    continue  # perhaps it was this connection alone: the next attempt tells
                 self._pause(exc, self._retry)
             except CalicoError as exc:
                 self._pause(exc, self._wait)
@@ -152,11 +161,8 @@ class Follower(threading.Thread):
                 self._log.exception("the watch of %s broke", self._selection.collection.name)
                 self._pause(DatastoreUnavailable(what=f"the watch broke: {exc}", todo="see the log"), self._wait)
             else:
-                if self._position == before and time.monotonic() - began < SHORT_S:
+                if not self._has_run(began, before):
                     self._watch.closing.wait(self._retry.next_s())
-                else:
-                    self._retry.reset()
-                    self._wait.reset()
 
     def close(self) -> None:
         stream = self._stream
@@ -165,8 +171,17 @@ class Follower(threading.Thread):
 
     # ── inside ──
 
+    def _has_run(self, began: float, before: str) -> bool:
+        """Whether the watch that has ended was one: something came, or it stood for a while."""
+        if not self._opened or (self._position == before and time.monotonic() - began < SHORT_S):
+            return False
+        self._retry.reset()
+        self._wait.reset()
+        return True
+
     def _follow(self) -> None:
         """One watch, until the server ends it in order."""
+        self._opened = False
         self._stream = stream = self._api.stream(self._request(), IDLE_S)
         try:
             if self._watch.closing.is_set():
@@ -174,14 +189,14 @@ class Follower(threading.Thread):
             if self._lost:
                 self._check_history()
             stream.open()
+            self._opened = True
             self._recovered()
             for lines in stream.lines():
                 self._take(lines)
         except Refused as exc:
-            if not faults.is_unserved(exc) or not self._selection.collection.optional:
-                raise self._error(exc) from exc
-            self._recovered()
-            self._watch.closing.wait(self._wait.next_s())
+            if faults.is_unserved(exc) and self._selection.collection.optional:
+                raise _Absent from exc
+            raise self._error(exc) from exc
         except DatastoreUnavailable:
             if not self._watch.closing.is_set():
                 raise
