@@ -1,4 +1,5 @@
-"""``calicoctl ipam show``, ``check``, ``release``, ``configure`` and ``split``.
+"""``calicoctl ipam show``, ``release``, ``configure`` and ``split``; ``check`` and reports are in ``ipamcheck``, what
+brings addresses of another IPAM in ``ipammigrate``.
 
 In:    the IPAM plugin that the configuration names, and the records it keeps.
 Out:   the tables and sentences of Calico's tool; the same as JSON with ``-o json``.
@@ -9,16 +10,22 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from calico_kernel.cli.output import box, json_text, number, share
+from calico_kernel.errors import AlreadyExists
 
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
-    from calico_kernel.model.ipam import IpamConfig, IpamProblem
+    from calico_kernel.model.ipam import IpamConfig
+
+
+HOST_LOCAL = "/var/lib/cni/networks/k8s-pod-network"
+LONGEST_NAME = 240
+"""Of a pool that is split: its parts have longer names, and no name is longer than 253."""
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
@@ -33,7 +40,11 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="look for inconsistencies; changes nothing")
     check.add_argument("--show-all-ips", action="store_true", help="print every address that is in use")
     check.add_argument("--show-problem-ips", action="store_true", help="print every problem, not only their number")
-    check.add_argument("--report", default="", metavar="FILE", help="write a report for `release --from-report`")
+    check.add_argument("--report", default="", metavar="FILE", help="the same as -o FILE")
+    check.add_argument(
+        "-o", "--output", default="text", metavar="FILE", help="write a report to FILE; json: print it instead"
+    )
+    check.add_argument("--kubeconfig", default="", metavar="FILE", help="accepted; nothing but the datastore is asked")
     release = actions.add_parser("release", help="give back an address, or what a report found to be lost")
     release.add_argument("--ip", default="", help="the address")
     release.add_argument("--from-report", action="append", default=[], metavar="FILE", help="repeatable")
@@ -45,15 +56,28 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     change.add_argument("--ip-cooldown-seconds", type=int, metavar="N", help="before a released address is used again")
     split = actions.add_parser("split", help="divide a pool into equal parts; the datastore must be locked")
     split.add_argument("number", type=int, metavar="NUMBER", help="of parts: a power of two")
+    migrate = actions.add_parser("migrate", help="take over the addresses that host-local assigned on this node")
+    migrate.add_argument("--directory", default=HOST_LOCAL, metavar="DIR", help=f"of host-local, else {HOST_LOCAL}")
+    migrate.add_argument("--node", default="", metavar="NAME", help="else the node of the configuration")
+    migrate.add_argument("--network", default="", metavar="NAME", help="of the CNI network, else the directory's name")
+    migrate.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    migrate.add_argument("-o", "--output", choices=["text", "json"], default="text")
     which = split.add_mutually_exclusive_group(required=True)
     which.add_argument("--cidr", default="")
     which.add_argument("--name", default="")
-    for sub in (show, check, release):
+    for sub in (show, release):
         sub.add_argument("-o", "--output", choices=["text", "json"], default="text")
 
 
 def run(_name: str, args: argparse.Namespace, session: Session) -> int:
-    actions = {"show": _show, "check": _check, "release": _release, "configure": _configure, "split": _split}
+    actions = {
+        "show": _show,
+        "check": _check,
+        "release": _release,
+        "configure": _configure,
+        "split": _split,
+        "migrate": _migrate,
+    }
     return actions[args.action](args, session)
 
 
@@ -183,36 +207,7 @@ def _allocations(session: Session) -> list[tuple[Any, Any, int]]:
     return found
 
 
-# ── check and release ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _check(args: argparse.Namespace, session: Session) -> int:
-    ipam = session.composition.open_ipam()
-    problems = list(ipam.check())
-    in_use = _allocations(session) if args.show_all_ips or args.output == "json" or args.report else []
-    report = {
-        "version": _version(),
-        "clusterGUID": _cluster_guid(session),
-        "allocations": {
-            str(address): {"block": block.cidr, "handle": block.attributes[i].handle_id} for block, address, i in in_use
-        },
-        "problems": [_builtin(problem) for problem in problems],
-    }
-    if args.report:
-        with open(args.report, "w", encoding="utf-8") as file:
-            file.write(json_text(report) + "\n")
-    if args.output == "json":
-        print(json_text(report))
-        return 0
-    print("Checking IPAM for inconsistencies...\n")
-    if args.show_all_ips:
-        for block, address, index in in_use:
-            print(f"  {address} in block {block.cidr}, handle {block.attributes[index].handle_id or '<none>'}")
-    if args.show_problem_ips or args.show_all_ips:
-        for problem in problems:
-            print(f"  {problem.kind}: {problem.subject}: {problem.detail}")
-    print(f"Check complete; found {len(problems)} problems.")
-    return 0
+# ── release ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _release(args: argparse.Namespace, session: Session) -> int:
@@ -222,7 +217,9 @@ def _release(args: argparse.Namespace, session: Session) -> int:
     if bool(args.ip) == bool(args.from_report):
         raise Refused("give either --ip or --from-report")
     if args.from_report:
-        return _release_from_reports(args, session)
+        from calico_kernel.cli import ipamcheck
+
+        return ipamcheck.release_from_reports(args, session)
     address = _address(args.ip)
     missing = session.composition.open_ipam().release([ReleaseRequest(address=address)])
     if missing:
@@ -234,37 +231,16 @@ def _release(args: argparse.Namespace, session: Session) -> int:
     return 0
 
 
-def _release_from_reports(args: argparse.Namespace, session: Session) -> int:
-    """Collect what every report calls lost and what a new check still finds."""
-    from calico_kernel.cli.common import Refused
-    from calico_kernel.cli.datastore import is_locked
+def _migrate(args: argparse.Namespace, session: Session) -> int:
+    from calico_kernel.cli import ipammigrate
 
-    if not args.force and not is_locked(session):
-        raise Refused(
-            "datastore must be locked to release from reports; run 'calicoctl datastore migrate lock' or use --force"
-        )
-    seen: list[set[tuple[str, str]]] = []
-    for file in args.from_report:
-        try:
-            with open(file, encoding="utf-8") as handle:
-                report = json.load(handle)
-            seen.append({(one["kind"], one["subject"]) for one in report["problems"]})
-            guid = report["clusterGUID"]
-        except OSError as exc:
-            raise Refused(f"report {file} cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
-        except (ValueError, KeyError, TypeError) as exc:
-            raise Refused(f"report {file} is not one that `calicoctl ipam check --report` wrote") from exc
-        if guid != _cluster_guid(session):
-            raise Refused(f"report {file} is of another cluster")
-    ipam = session.composition.open_ipam()
-    in_all = set.intersection(*seen)
-    problems = [one for one in ipam.check() if one.collectable and (one.kind, one.subject) in in_all]
-    mended: Sequence[IpamProblem] = ipam.collect(problems)
-    if args.output == "json":
-        print(json_text({"collected": [_builtin(one) for one in mended]}))
-    else:
-        print(f"Successfully collected {len(mended)} of {len(in_all)} problems reported")
-    return 0
+    return ipammigrate.run(args, session)
+
+
+def _check(args: argparse.Namespace, session: Session) -> int:
+    from calico_kernel.cli import ipamcheck
+
+    return ipamcheck.check(args, session)
 
 
 # ── configure and split ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -299,7 +275,8 @@ def _configure(args: argparse.Namespace, session: Session) -> int:
 
 
 def _split(args: argparse.Namespace, session: Session) -> int:
-    """The pool is disabled, its parts are made, then it goes: addresses in use stay assigned throughout."""
+    """The pool is disabled, its parts are made, then it goes: addresses in use stay assigned throughout. Broken off,
+    the same command goes on where it was."""
     from calico_kernel.cli.common import Refused
     from calico_kernel.cli.datastore import is_locked
 
@@ -311,21 +288,37 @@ def _split(args: argparse.Namespace, session: Session) -> int:
     pools = [pool for pool in client.list("IPPool").items if args.name == pool.metadata.name or _same(args.cidr, pool)]
     if len(pools) != 1:
         raise Refused(f"there is no pool {args.name or args.cidr}")
-    pool = pools[0]
-    network = ipaddress.ip_network(pool.spec.cidr)
+    name = pools[0].metadata.name
+    network = ipaddress.ip_network(pools[0].spec.cidr)
     longer = args.number.bit_length() - 1
-    if network.prefixlen + longer > pool.spec.block_size:
-        raise Refused(f"parts of {pool.spec.cidr} would be smaller than its blocks (/{pool.spec.block_size})")
-    disabled = msgspec.structs.replace(pool, spec=msgspec.structs.replace(pool.spec, disabled=True))
-    disabled = client.update(disabled)
+    if network.prefixlen + longer > pools[0].spec.block_size:
+        raise Refused(f"parts of {network} would be smaller than its blocks (/{pools[0].spec.block_size})")
+    replace = msgspec.structs.replace
+    pool = client.change("IPPool", name, "", lambda pool: replace(pool, spec=replace(pool.spec, disabled=True)))
+    pool = client.get("IPPool", name)  # with the fields that are unknown here
+    made = []
     for index, part in enumerate(network.subnets(prefixlen_diff=longer)):
-        metadata = type(pool.metadata)(name=f"split-{pool.metadata.name}-{index}", labels=pool.metadata.labels)
-        client.create_unsafe(
-            msgspec.structs.replace(pool, metadata=metadata, spec=msgspec.structs.replace(pool.spec, cidr=str(part)))
-        )
-    client.delete_unsafe("IPPool", pool.metadata.name)
-    print(f"Successfully split pool {pool.metadata.name} into {args.number} parts")
+        one = _part(pool, f"split-{name[:LONGEST_NAME]}-{index}", str(part))
+        try:
+            client.create_unsafe(one)
+        except AlreadyExists:
+            if not _same(str(part), client.get("IPPool", one.metadata.name)):
+                raise
+        made.append(one)
+    client.delete_unsafe("IPPool", name)
+    print(f"Successfully split pool {name} into {args.number} parts")
+    for one in made:
+        print(f"Created {one.metadata.name} with CIDR {one.spec.cidr}.")
     return 0
+
+
+def _part(pool: Any, name: str, cidr: str) -> Any:
+    from calico_kernel.model import unread
+
+    old = pool.metadata
+    metadata = type(old)(name=name, labels=old.labels, annotations=old.annotations)
+    spec = msgspec.structs.replace(pool.spec, cidr=cidr, disabled=False)
+    return unread.carried(pool, msgspec.structs.replace(pool, metadata=metadata, spec=spec))
 
 
 def _same(cidr: str, pool: Any) -> bool:
@@ -345,21 +338,6 @@ def _address(text: str) -> Any:
         return ipaddress.ip_address(text)
     except ValueError:
         raise Refused(f"invalid IP address {text}") from None
-
-
-def _version() -> str:
-    from calico_kernel import __version__
-
-    return __version__
-
-
-def _cluster_guid(session: Session) -> str:
-    from calico_kernel.errors import NotFound
-
-    try:
-        return str(session.client.get("ClusterInformation", "default").spec.cluster_guid)
-    except NotFound:
-        return ""
 
 
 def _builtin(value: Any) -> Any:

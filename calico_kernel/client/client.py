@@ -82,6 +82,7 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
             problems.append(("metadata.resourceVersion", "must not be set to create a resource"))
         self._check_namespace(resource, problems)
         rules.before_create(self, resource)
+        given = resource  # with what it remembers of another: a part of a pool
         resource = rules.prepare(resource)
         rules.validate(resource, self.validators, problems)
         rules.check_new(self, resource, overlap_allowed=overlap_allowed)
@@ -90,7 +91,7 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
             changes["creation_timestamp"] = now()
         if not meta.uid:
             changes["uid"] = new_uid()
-        resource = with_metadata(resource, **changes)
+        resource = unread.carried(given, with_metadata(resource, **changes))
         with _Named(resource):
             stored: R = self._value(self.store.create(key_of(resource), resource))
         return stored
