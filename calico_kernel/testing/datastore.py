@@ -63,6 +63,22 @@ from calico_kernel.testing.datastore_programs import run_programs
 KIND = "GlobalNetworkSet"
 ALL_SETS = ResourceQuery(KIND)
 NODE_STATUS = NodeStatus(time="2026-11-21T12:00:00Z", uptime=1.5, first_update=True)
+FOREIGN_PATHS = (
+    "/calico/ipam/v2/assignment/ipv4/block/nonsense",
+    "/calico/ipam/v2/assignment/ipv4/block/10.0.0.1-26",
+    "/calico/ipam/v2/handle/",
+    "/calico/ipam/v2/config/more",
+    "/calico/ipam/v2/elsewhere/n1/ipv4/block/10.0.0.0-26",
+    "/calico/resources/v3/projectcalico.org/kindsofnextyear/a",
+    "/calico/resources/v3/projectcalico.org/globalnetworksets/a/b",
+    "/calico/resources/v3/other.org/globalnetworksets/a",
+    "/calico/felix/v2/no-region/host/n1/metadata",
+    "/calico/felix/v1/host/n1/endpoint",
+    "/calico/v1/config/InterfacePrefix",
+    "/calico/bgp/v1/global/as_num",
+    "/calicovpp/x",
+    "/registry/pods/shop/web-1",
+)
 STEP_S = 20.0
 """Bound of one wait on a busy machine; nothing waits so long when all is well."""
 
@@ -459,6 +475,22 @@ class DatastoreContract(LoadContract):
         assert list(store.list([BlockQuery()]).records) == [made]
         watch = store.watch([BlockQuery()], revision=listing.revision)
         assert [event.record for event in collect(watch, bool)] == [made]
+        watch.close()
+
+    def test_keys_that_are_not_ours_are_neither_listed_nor_told(self, store: Datastore) -> None:
+        """Those of other programs, of other versions, and of what only looks like a record."""
+        queries: Sequence[Query] = [ALL_SETS, BlockQuery(), BlockAffinityQuery(), HandleQuery(), IpamConfigQuery()]
+        asked = [*queries, StatusQuery(), HostEndpointStatusQuery()] if store.keeps_status else queries
+        watch = store.watch(asked, revision=store.list(asked).revision)
+        for number, at in enumerate(FOREIGN_PATHS if self.keeps_bytes else FOREIGN_PATHS[:1]):
+            self.write_raw(store, at, b"{}")
+            if number % 3 == 0:
+                store.put(set_key("a"), network_set("a", number))
+        made = store.put(set_key("a"), network_set("a", "last"))
+        assert list(store.list(asked).records) == [made]
+        assert [key for key, _ in store.list_stored(asked)] == [made.key]
+        events = collect(watch, lambda got: bool(got) and got[-1].record == made)
+        assert {event.key for event in events} == {made.key}
         watch.close()
 
     def test_hostile_values_never_break_a_reader(self, store: Datastore) -> None:
