@@ -18,23 +18,37 @@ import subprocess
 import sys
 from pathlib import Path
 
+from calico_datastore_kdd.testing import program
+from calico_kernel.errors import UnsupportedError
 from calico_kernel.host import bubble, libc
 
 CGROUPS = Path("/sys/fs/cgroup")
 NAME = "calico-e2e-"
 MARK = "CALICO_E2E_WORLD"
+NAMESPACES = ("--net", "--mount", "--pid", "--cgroup", "--fork", "--kill-child", "--mount-proc")
 
 
 def lacking() -> str:
     """Why there can be no cluster here; empty when there can."""
     if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"] or os.geteuid() != 0:
         return "needs real root: kubelet and containerd manage cgroups"
+    for name in ("containerd", "crun", "busybox", "etcd", "unshare"):
+        if shutil.which(name) is None:
+            return f"needs {name}: sh tools/system-packages.sh --e2e"
+    try:
+        program("kubelet")
+    except UnsupportedError as exc:
+        return f"needs a kubelet: {exc}"
     if not controllers():
-        return f"needs cgroups of version 1 under {CGROUPS}: no container runtime of this test runs on others yet"
-    for program in ("containerd", "crun", "busybox", "etcd", "unshare"):
-        if shutil.which(program) is None:
-            return f"needs {program}: sh tools/system-packages.sh --e2e"
-    return ""
+        return f"needs cgroups of version 1 under {CGROUPS}"
+    try:
+        _make(f"{NAME}{os.getpid()}-trial")
+    except OSError as exc:
+        return f"needs to make cgroups: {exc}"
+    finally:
+        remove_cgroups(f"{NAME}{os.getpid()}-trial")
+    tried = subprocess.run(["unshare", *NAMESPACES, "true"], capture_output=True, text=True, check=False)
+    return f"needs namespaces: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 def inside() -> bool:
@@ -67,29 +81,33 @@ def remove_cgroups(name: str = "") -> None:
                     directory.rmdir()
 
 
-def _join(name: str) -> None:
-    """Make our cgroup in each hierarchy, and move this process into it."""
+def _make(name: str) -> list[Path]:
+    """Our cgroup in each hierarchy."""
+    made = []
     for hierarchy, path in controllers().items():
         parent = CGROUPS / hierarchy / path.lstrip("/")
         own = parent / name
         own.mkdir()
+        made.append(own)
         for setting in ("cpuset.cpus", "cpuset.mems"):  # empty in a new one, and then no process may join
             if (own / setting).exists():
                 (own / setting).write_text((parent / setting).read_text())
-        (own / "cgroup.procs").write_text(str(os.getpid()))
+    return made
 
 
 def run(argv: list[str]) -> int:
     """``argv`` in a new world; its exit status."""
     remove_cgroups()
     name = f"{NAME}{os.getpid()}"
+    cgroups = _make(name)
 
-    def prepare() -> None:
+    def join() -> None:
         libc.die_with_parent()
-        _join(name)
+        for own in cgroups:
+            (own / "cgroup.procs").write_text(str(os.getpid()))
 
-    unshare = ["unshare", "--net", "--mount", "--pid", "--cgroup", "--fork", "--kill-child", "--mount-proc"]
-    process = subprocess.Popen([*unshare, sys.executable, __file__, "--first", *argv], preexec_fn=prepare)  # noqa: PLW1509 -- no thread here
+    line = ["unshare", *NAMESPACES, sys.executable, __file__, "--first", *argv]
+    process = subprocess.Popen(line, preexec_fn=join)  # noqa: PLW1509 -- no thread here
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: process.send_signal(received))
     try:
