@@ -130,10 +130,10 @@ def wipe(server: KubernetesServer, collection: Collection) -> None:
         server.request("DELETE", collection.url(meta["namespace"], meta["name"]))
 
 
-@pytest.fixture
-def define() -> Callable[[KubernetesServer, set[str]], None]:
-    """Install some of the definitions under the first group."""
-    return lambda server, plurals: install(server, CRD_GROUP, plurals)
+@pytest.fixture(name="install")
+def _install() -> Callable[..., None]:
+    """Install definitions on a server under a group, all or some (by plural)."""
+    return install
 
 
 def definition(group: Group, collection: Collection) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 
 from calico_datastore_kdd import listing as listing_module
 from calico_datastore_kdd import watch as watch_module
+from calico_datastore_kdd.collection import CRD_GROUP
 from calico_datastore_kdd.settings import KubernetesSettings
 from calico_datastore_kdd.store import KubernetesDatastore
 from calico_datastore_kdd.testing import KubernetesServer
@@ -308,7 +309,7 @@ def test_permission_taken_for_one_kind_stops_no_other_and_is_made_up_for_when_gi
 
 
 def test_definition_removed_and_made_again_stops_no_other_kind(
-    empty: KubernetesServer, store: KubernetesDatastore, define: Callable[..., None]
+    empty: KubernetesServer, store: KubernetesDatastore, install: Callable[..., None]
 ) -> None:
     one, two = (ResourceKey("BGPFilter", "", name) for name in ("one", "two"))
     store.create(one, BGPFilter(metadata=ObjectMeta(name="one")))
@@ -323,7 +324,7 @@ def test_definition_removed_and_made_again_stops_no_other_kind(
         made = store.create(set_key("a"), network_set("a"))
         seen.until(lambda: made.key in seen.view)
         assert list(store.list([FILTERS]).records) == []
-        define(empty, {"bgpfilters"})
+        install(empty, CRD_GROUP, {"bgpfilters"})
         store.create(two, BGPFilter(metadata=ObjectMeta(name="two")))
         seen.until(lambda: there(seen, two))
         assert each_change_once(seen)

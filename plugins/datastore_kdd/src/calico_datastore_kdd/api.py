@@ -114,7 +114,7 @@ class Api:
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._streams: set[Stream] = set()
-        self._closed = False
+        self.closed = False
 
     def call(self, method: str, target: str, body: bytes = b"", content_type: str = JSON) -> bytes:
         """The body of the answer. ``target``: path and query. Raises Refused, DatastoreUnavailable."""
@@ -126,14 +126,14 @@ class Api:
         stream = Stream(self, target, idle_s)
         with self._lock:
             self._streams.add(stream)
-            closed = self._closed
+            closed = self.closed
         if closed:
             stream.close()
         return stream
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
+            self.closed = True
             idle, self._idle = self._idle, []
             streams, self._streams = self._streams, set()
         for connection in idle:
@@ -198,7 +198,7 @@ class Api:
         context = self.access.context()
         while True:
             with self._lock:
-                if self._closed:
+                if self.closed:
                     raise DatastoreUnavailable(what=f"the datastore {self.access.url} was closed", todo="open it again")
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
@@ -213,7 +213,7 @@ class Api:
     def _give_back(self, connection: Connection) -> None:
         connection.used = True
         with self._lock:
-            if not self._closed and len(self._idle) < IDLE_CONNECTIONS:
+            if not self.closed and len(self._idle) < IDLE_CONNECTIONS:
                 self._idle.append(connection)
                 return
         connection.close()

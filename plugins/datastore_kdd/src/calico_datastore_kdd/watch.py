@@ -139,7 +139,7 @@ class Follower(threading.Thread):
         self._wait = Backoff(first_s=RETRY_S, most_s=LONGEST_WAIT_S)
 
     def run(self) -> None:
-        while not self._watch.closing.is_set():
+        while not self._watch.closing.is_set() and not self._api.closed:
             began = time.monotonic()
             before = self._position
             try:
