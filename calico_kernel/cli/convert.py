@@ -1,6 +1,7 @@
 """``calicoctl convert``: manifests of other APIs as ``projectcalico.org/v3`` resources.
 
-In:    files of Calico's first API (``apiVersion: v1``), of Kubernetes, or of v3 already (which pass as they are).
+In:    files of Calico's first API (``apiVersion: v1``), of Kubernetes, of Calico's custom resources there, or of v3
+       already (which pass as they are).
 Out:   YAML or JSON for ``apply``; what became different, and what has no part in Calico, on standard error.
 
 Nothing is written where one document cannot be converted: half a set of policies must not be piped into ``apply``.
@@ -64,7 +65,7 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
         raise Refused("failed to execute command: " + "\n".join(wrong))
     if not made:
         raise Refused("no resources specified")
-    objects = [plain(one.resource) for one in made]
+    objects = [plain(_without_identity(one.resource)) for one in made]
     printed = objects[0] if len(objects) == 1 else objects
     sys.stdout.write(json_text(printed) + "\n" if args.output == "json" else yaml_text(printed))
     return 0
@@ -80,7 +81,7 @@ def _converted(args: argparse.Namespace, wrong: list[str]) -> Iterable[Converted
             from calico_kernel.cli.sources import irrelevant
 
             source = _called(document, file)
-            if irrelevant(document) or _kept_by_kubernetes(document):
+            if irrelevant(document) or _elsewhere(document):
                 print(visible(f"{source} is passed over: there is no Calico resource for it"), file=sys.stderr)
                 continue
             try:
@@ -101,6 +102,8 @@ def _one(document: dict[str, Any], source: str, args: argparse.Namespace) -> Any
         for note in done.notes:
             print(visible(f"{source}: {note}"), file=sys.stderr)
         return done.resource
+    if document.get("apiVersion") == upgrade.CUSTOM_RESOURCES:
+        document = upgrade.from_custom_resource(document)
     read = resource_from(document, args.namespace)
     return _own(read.resource) if read.converted else placed(read.resource, args.namespace)
 
@@ -117,17 +120,34 @@ def _own(resource: Any) -> Any:
     return msgspec.structs.replace(resource, metadata=msgspec.structs.replace(resource.metadata, name=name))
 
 
+def _without_identity(resource: Any) -> Any:
+    """Without what one API server or datastore gave it."""
+    import msgspec
+
+    metadata = msgspec.structs.replace(
+        resource.metadata,
+        uid="",
+        resource_version="",
+        generation=0,
+        creation_timestamp=None,
+        deletion_timestamp=None,
+        deletion_grace_period_seconds=None,
+    )
+    return msgspec.structs.replace(resource, metadata=metadata)
+
+
 def _called(document: dict[str, Any], file: str) -> str:
     from calico_kernel.model.upgrade import title
 
     return title(document) + ("" if file == "-" else f" of {file}")
 
 
-def _kept_by_kubernetes(document: dict[str, Any]) -> bool:
-    """Services and their members: the Kubernetes API has them, and Calico reads them there."""
+def _elsewhere(document: dict[str, Any]) -> bool:
+    """What Calico reads where it is, in the Kubernetes API, and the records of IPAM, which only IPAM may write."""
     return (document.get("apiVersion"), document.get("kind")) in {
         ("v1", "Service"),
         ("discovery.k8s.io/v1", "EndpointSlice"),
+        *(("crd.projectcalico.org/v1", kind) for kind in ("BlockAffinity", "IPAMBlock", "IPAMHandle")),
     }
 
 

@@ -19,7 +19,11 @@ from calico_kernel.model import kubernetes, names
 from calico_kernel.model.endpoints import HostEndpoint, WorkloadEndpoint
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSet
 from calico_kernel.model.policy import EntityRule, Profile, StagedKubernetesNetworkPolicy, Tier
-from calico_kernel.model.wellknown import DEFAULT_ALLOW_PROFILE
+from calico_kernel.model.wellknown import (
+    DEFAULT_ALLOW_PROFILE,
+    KUBERNETES_CLUSTER_POLICY_PREFIX,
+    KUBERNETES_POLICY_PREFIX,
+)
 from calico_kernel.policy.effective import (
     EffectivePolicy,
     EffectiveRule,
@@ -225,7 +229,8 @@ class Related:
         return found
 
     def named(self, name: str) -> Policy | None:
-        """The policy that people mean by ``[staged:][NAMESPACE/]NAME``; ``TIER.NAME`` where the name lacks its tier."""
+        """The policy that people mean by ``[staged:][NAMESPACE/]NAME``: by ``TIER.NAME`` too where the name lacks its
+        tier, and by the name that a policy of Kubernetes has there."""
         staged, rest = name.startswith("staged:"), name.removeprefix("staged:")
         namespace, _, short = rest.rpartition("/")
         of_place = [
@@ -233,7 +238,12 @@ class Related:
             for _, policy in self.policies()
             if policy.named.namespace == namespace and policy.named.staged is staged
         ]
-        for wanted in (lambda one: one.name == short, lambda one: f"{one.tier}.{one.name}" == short):
+        prefix = KUBERNETES_POLICY_PREFIX if namespace else KUBERNETES_CLUSTER_POLICY_PREFIX
+        for wanted in (
+            lambda one: one.name == short,
+            lambda one: f"{one.tier}.{one.name}" == short,
+            lambda one: one.name == prefix + short,
+        ):
             found = next((policy for policy in of_place if wanted(policy.named)), None)
             if found is not None:
                 return found

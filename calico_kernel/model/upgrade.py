@@ -1,6 +1,7 @@
 """Documents of Calico's first API (``apiVersion: v1``) as ``projectcalico.org/v3`` resources.
 
-In:    documents of the kinds bgpPeer, hostEndpoint, ipPool, node, policy, profile, tier and workloadEndpoint.
+In:    documents of the kinds bgpPeer, hostEndpoint, ipPool, node, policy, profile, tier and workloadEndpoint; and custom
+       resources as an API server keeps them (``crd.projectcalico.org/v1``).
 Out:   the resources that Calico's own upgrade makes of them, and notes on what became different.
 
     policy         -> GlobalNetworkPolicy; its name loses its dots
@@ -27,6 +28,7 @@ from msgspec import Struct
 from calico_kernel.errors import ValidationError
 from calico_kernel.model import formats, names
 from calico_kernel.model.bgp import BGPPeer, BGPPeerSpec
+from calico_kernel.model.codec import METADATA_ANNOTATION, POLICY_KINDS
 from calico_kernel.model.documents import describe, read_struct
 from calico_kernel.model.endpoints import (
     EndpointPort,
@@ -54,6 +56,7 @@ from calico_kernel.model.firstapi import (
     TierV1,
     WorkloadEndpointV1,
 )
+from calico_kernel.model.meta import API_VERSION as V3
 from calico_kernel.model.meta import ObjectMeta, Resource
 from calico_kernel.model.network import IPPool, IPPoolSpec
 from calico_kernel.model.policy import (
@@ -70,6 +73,7 @@ from calico_kernel.model.validate import SelectorCheck, struct_problems
 from calico_kernel.model.wellknown import NAMESPACE_LABEL, NAMESPACE_PROFILE_PREFIX
 
 API_VERSION = "v1"
+CUSTOM_RESOURCES = "crd.projectcalico.org/v1"
 NAMESPACE_LABEL_V1 = "calico/k8s_ns"
 NAMESPACE_PROFILE_PREFIX_V1 = "k8s_ns."
 
@@ -145,6 +149,58 @@ class _Reading:
     def done(self, resource: Resource) -> Upgraded:
         self.end()
         return Upgraded(resource, tuple(dict.fromkeys(self.notes)))
+
+
+# ── custom resources ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_OF_THE_OBJECT = frozenset({"kubectl.kubernetes.io/last-applied-configuration", METADATA_ANNOTATION})
+
+
+def from_custom_resource(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The v3 document of a custom resource of Calico's first group. There an annotation holds the metadata that people
+    gave; what else the API server wrote (uid, times, versions) is left out.
+
+    Raises ValidationError when the annotation cannot be read.
+    """
+    meta = document.get("metadata")
+    meta = meta if isinstance(meta, Mapping) else {}
+    given = _object(document, meta.get("annotations"), "metadata.annotations")
+    own = given.get(METADATA_ANNOTATION)
+    path = f"metadata.annotations.{METADATA_ANNOTATION}"
+    try:
+        kept = _object(document, msgspec.json.decode(own) if isinstance(own, str) else own, path)
+    except msgspec.DecodeError as exc:
+        raise ValidationError(describe(document), [(path, f"is not JSON: {exc}")]) from exc
+    kind = "IPAMConfiguration" if document.get("kind") == "IPAMConfig" else document.get("kind")
+    name = kept.get("name") or meta.get("name") or ""
+    spec = document.get("spec")
+    tier = spec.get("tier") if isinstance(spec, Mapping) else None
+    if kind in POLICY_KINDS and not kept.get("name") and tier in (None, "", "default"):
+        name = str(name).removeprefix("default.")
+    metadata = {
+        "name": name,
+        "namespace": meta.get("namespace"),
+        "labels": {**_object(document, meta.get("labels"), "metadata.labels"), **(kept.get("labels") or {})},
+        "annotations": {
+            **{key: value for key, value in given.items() if key not in _OF_THE_OBJECT},
+            **(kept.get("annotations") or {}),
+        },
+    }
+    rest = {key: value for key, value in document.items() if key not in ("apiVersion", "kind", "metadata", "status")}
+    return {
+        "apiVersion": V3,
+        "kind": kind,
+        "metadata": {key: value for key, value in metadata.items() if value},
+        **rest,
+    }
+
+
+def _object(document: Mapping[str, Any], value: object, path: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValidationError(describe(document), [(path, "must be an object")])
+    return value
 
 
 # ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

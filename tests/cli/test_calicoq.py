@@ -193,6 +193,7 @@ def test_substring_is_looked_for_in_every_form_of_the_name(query: Any, substring
 
 def test_question_without_an_answer_says_why(query: Any) -> None:
     assert query("policy", "db").err == "there is no policy 'db'\n"
+    assert query("policy", "shop/db").out == query("policy", "shop/knp.default.db").out
     ran = query("policy", "knp.default.db")
     assert ran.status == 1 and ran.err == "there is no policy 'knp.default.db'; there is shop/knp.default.db\n"
     assert "did you mean 'security.block'" in query("policy", "security.blok").err

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+DATA = Path(__file__).parents[2] / "plugins" / "datastore_kdd" / "tests" / "data"
 OLD = """
 apiVersion: v1
 kind: policy
@@ -100,6 +102,39 @@ def test_kind_that_both_have_can_be_said_to_be_calicos(ctl: Any) -> None:
     text = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {bgp: {ipv4Address: 192.0.2.1/24}}\n"
     assert "unknown resource type (Node)" in ctl("convert", "-f", "-", text=text).err
     assert ctl("convert", "-f", "-", "--from", "calico", text=text).out.startswith("apiVersion: projectcalico.org/v3")
+
+
+def test_custom_resources_become_what_calicoctl_showed_of_them(ctl: Any, tmp_path: Path) -> None:
+    """Every object that Calico stored in an API server, as ``kubectl get -o json`` writes it."""
+    stored = [json.loads(line) for line in (DATA / "calico-kdd.jsonl").read_text().splitlines()]
+    objects = [one for one in stored if one["apiVersion"] == "crd.projectcalico.org/v1"]
+    (tmp_path / "custom.json").write_text(json.dumps(objects))
+    ran = ctl("convert", "-f", f"{tmp_path}/custom.json", "-o", "json")
+    assert ran.status == 0, ran.err
+    assert ran.err.count("is passed over") == 5  # blocks, a handle, affinities
+    made = {(one["kind"], one["metadata"]["name"]): one for one in json.loads(ran.out)}
+    assert len(made) == len(objects) - 5 >= 25
+    shown = yaml.safe_load((DATA / "calico-networkpolicy.yaml").read_text())["items"]
+    expected = next(one for one in shown if one["metadata"]["name"] == "web-to-api")
+    assert made["NetworkPolicy", "web-to-api"]["spec"] == expected["spec"]
+    assert made["NetworkPolicy", "web-to-api"]["metadata"] == {
+        name: value for name, value in expected["metadata"].items() if name in ("name", "namespace", "labels")
+    }
+    assert made["HostEndpoint", "rack1-host1-eth0"]["metadata"]["labels"] == {"role": "edge"}
+    assert made["IPAMConfiguration", "default"]["spec"]["maxBlocksPerHost"] == 20
+    writable = [one for one in json.loads(ran.out) if one["kind"] != "ClusterInformation"]
+    assert ctl("apply", "-f", "-", text=json.dumps(writable)).status == 0
+
+
+def test_custom_resource_of_an_old_release_loses_the_prefix_that_its_object_had(ctl: Any) -> None:
+    text = "apiVersion: crd.projectcalico.org/v1\nkind: GlobalNetworkPolicy\nmetadata: %s\nspec: {selector: all()}\n"
+    old = text % "{name: default.web, uid: x, annotations: {a: b}}"
+    assert json.loads(ctl("convert", "-f", "-", "-o", "json", text=old).out)["metadata"] == {
+        "name": "web",
+        "annotations": {"a": "b"},
+    }
+    broken = text % "{name: a, annotations: {projectcalico.org/metadata: '{'}}"
+    assert "metadata.annotations.projectcalico.org/metadata: is not JSON" in ctl("convert", "-f", "-", text=broken).err
 
 
 @pytest.mark.parametrize("command", ["apply", "validate"])
