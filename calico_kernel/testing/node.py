@@ -37,6 +37,7 @@ from calico_kernel.host.netlink import (
     set_link,
 )
 from calico_kernel.host.nlwire import RT_SCOPE_LINK
+from calico_kernel.model import names
 from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec, WorkloadEndpoint, WorkloadEndpointSpec
 from calico_kernel.model.keys import Key, ResourceKey
 from calico_kernel.model.meta import ObjectMeta
@@ -70,6 +71,11 @@ def name_of(number: int) -> str:
 def address_of(number: int) -> str:
     """Local workloads live in 10.65.0.0/16, remote ones in 10.128.0.0/9."""
     return f"10.65.{number // 250}.{number % 250 + 1}"
+
+
+def interface_of(number: int) -> str:
+    """As every CNI plugin of Calico names it for a Pod."""
+    return names.pod_interface_name("default", f"w{number}")
 
 
 def remote_address_of(number: int) -> str:
@@ -225,7 +231,7 @@ class NodeRig:
             sys.stderr.write(f"{text}\n")
 
     def _workload(self, number: int) -> None:
-        address, host = address_of(number), f"cali{number:05d}"
+        address, host = address_of(number), interface_of(number)
         fd = os.open(netns.create(name_of(number)), os.O_RDONLY)
         try:
             with Netlink() as here, Netlink(fd) as inside:
@@ -241,7 +247,8 @@ class NodeRig:
                     inside.run(request)
         finally:
             os.close(fd)
-        self.store.create(*endpoint(NODE, f"w{number}", address, host, {"app": "local", "number": str(number)}))
+        local = endpoint(NODE, f"w{number}", address, host, {"app": "local", "number": str(number)})
+        self._write(self.store, [local])
 
     # ── the agent ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -220,8 +220,8 @@ def test_a_renamed_interface_is_not_trusted_and_one_that_vanishes_stops_nothing(
     rig: NodeRig, listeners: dict[int, Listener]
 ) -> None:
     until(lambda: enforced(listeners), "the node enforces")
-    subprocess.run(["ip", "link", "set", "cali00000", "down"], check=True)
-    subprocess.run(["ip", "link", "set", "cali00000", "name", "califoreign"], check=True)
+    subprocess.run(["ip", "link", "set", rigs.interface_of(0), "down"], check=True)
+    subprocess.run(["ip", "link", "set", rigs.interface_of(0), "name", "califoreign"], check=True)
     subprocess.run(["ip", "link", "set", "califoreign", "up"], check=True)
     subprocess.run(["ip", "route", "replace", f"{rigs.address_of(0)}/32", "dev", "califoreign"], check=True)
     time.sleep(0.3)
