@@ -21,7 +21,12 @@ def enter_bubble(command: str, argv: Sequence[str]) -> None:
 
 
 def add_datastore_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--datastore", choices=("sqlite", "etcd"), default="sqlite", help="etcd is started for the run")
+    parser.add_argument(
+        "--datastore",
+        choices=("sqlite", "etcd", "kubernetes"),
+        default="sqlite",
+        help="a server is started for the run",
+    )
 
 
 @contextlib.contextmanager
@@ -29,6 +34,13 @@ def datastore(name: str) -> Iterator[dict[str, Any]]:
     """Arguments for a NodeRig on this datastore. A server lives as long as the block. Raises UnsupportedError."""
     if name == "sqlite":
         yield {}
+        return
+    if name == "kubernetes":
+        from bench.kubernetes import cluster
+
+        with cluster() as made:
+            settings = {"plugin": "kdd", "kubeconfig": str(made.server.kubeconfig)}
+            yield {"datastore": settings, "write": made.write}
         return
     from bench.etcd import BATCH, Raw
     from calico_datastore_etcd.testing import EtcdServer

@@ -164,8 +164,10 @@ class Cluster:
     def start(self) -> None:
         from calico_kernel.model.crds import custom_kinds, definition
 
+        say("starting the API server")
         self.server.start_server()
         self.server.wait_ready()
+        say("defining Calico's kinds")
         definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         for info in custom_kinds():
             self.server.request("POST", definitions, definition(info))
@@ -235,6 +237,10 @@ def cluster(*, prepare: Any = None) -> Iterator[Cluster]:
             made.close()
 
 
+def say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def _path(document: Any) -> bytes:
     meta, kind = document["metadata"], document["kind"]
     if kind in ("Pod", "Node"):
@@ -290,6 +296,7 @@ class Bare:
 def measure_list(store: Any, made: Cluster, count: int) -> dict[str, Any]:
     from calico_kernel.model.keys import ResourceQuery
 
+    say("listing")
     bare = Bare(made)
     sizes = [sum(map(len, bare.pages("/api/v1/pods")))]  # once to warm up
     before = made.cpu_seconds()
@@ -316,6 +323,7 @@ def measure_list(store: Any, made: Cluster, count: int) -> dict[str, Any]:
 def measure_watch(store: Any, made: Cluster, events: int) -> dict[str, Any]:
     from calico_kernel.model.keys import ResourceQuery
 
+    say(f"writing {events} changes, then watching them")
     query = ResourceQuery("WorkloadEndpoint")
     revision = store.list([ResourceQuery("Node")]).revision
     made.put(numbered(number, mark=1) for number in range(events))
@@ -328,7 +336,7 @@ def measure_watch(store: Any, made: Cluster, events: int) -> dict[str, Any]:
         bare, found = Bare(made), 0
         answer = bare.get(f"/api/v1/pods?watch=1&resourceVersion={revision}")
         while found < events and (piece := answer.read1(1 << 20)):
-            found += piece.count(b'{"type":"MODIFIED","object"')
+            found += piece.count(b"\n")  # an event is a line
         answer.close()
         bare.close()
         return found
@@ -389,6 +397,7 @@ def main(argv: list[str]) -> int:
     from calico_datastore_kdd.store import KubernetesDatastore
 
     def fill(made: Cluster) -> None:
+        say(f"writing {args.pods} Pods")
         made.put(map(numbered, range(args.pods)))
 
     result: dict[str, Any] = {"pods": args.pods, **measure_decoding(args.pods)}
