@@ -15,14 +15,13 @@ import base64
 import binascii
 import os
 import ssl
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import attrs
+from msgspec import Struct, field
 
 from calico_datastore_kdd import kubeconfig
 from calico_datastore_kdd.settings import KubernetesSettings
@@ -35,8 +34,7 @@ HTTPS_PORT, HTTP_PORT = 443, 80
 Mark = tuple[int, int, int]
 
 
-@attrs.define
-class Material:
+class Material(Struct):
     """A credential: text, or a file that may be replaced at any time. ``name`` is for messages."""
 
     name: str
@@ -72,15 +70,14 @@ class Material:
         return self.data
 
 
-@attrs.define(eq=False)
-class PluginCredentials:
+class PluginCredentials(Struct, eq=False):
     """What an ``exec`` or ``auth-provider`` entry yields, through the official package, which renews it when it
     expires."""
 
     paths: str
     inline: str
     context: str
-    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _configuration: Any = None
 
     def authorization(self) -> str:
@@ -131,8 +128,7 @@ class PluginCredentials:
         return configuration
 
 
-@attrs.define(eq=False, kw_only=True)
-class Access:
+class Access(Struct, eq=False, kw_only=True):
     """One API server, and one identity. Thread-safe.
 
     prefix:       path under which the API is served, "" mostly.
@@ -156,7 +152,7 @@ class Access:
     headers: Sequence[tuple[str, str]] = ()
     _context: ssl.SSLContext | None = None
     _made_of: Sequence[object] = ()
-    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def url(self) -> str:
@@ -227,6 +223,8 @@ def _load_pair(context: ssl.SSLContext, certificate: Material, key: Material) ->
         if certificate.path and key.path:
             context.load_cert_chain(certificate.path, key.path)
             return
+        import tempfile
+
         with tempfile.NamedTemporaryFile(prefix="calico-") as file:  # readable to us only, and gone at once
             file.write(certificate.read() + b"\n" + key.read())
             file.flush()

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import attrs
 import msgspec
+from msgspec import Struct
 
 from calico_kernel.errors import ConfigError
 
@@ -22,8 +22,7 @@ _FILES = {
 """List -> (field that holds the entry, its fields that name files)."""
 
 
-@attrs.frozen
-class Chosen:
+class Chosen(Struct, frozen=True, kw_only=True):
     """One context. ``user_name`` is for messages."""
 
     cluster: Mapping[str, Any]

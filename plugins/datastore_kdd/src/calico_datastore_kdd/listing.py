@@ -16,8 +16,8 @@ from http import HTTPStatus
 from typing import TypeAlias, TypeVar
 from urllib.parse import urlencode
 
-import attrs
 import msgspec
+from msgspec import Struct
 
 from calico_datastore_kdd import faults
 from calico_datastore_kdd.api import Api, Refused
@@ -40,16 +40,16 @@ NOTHING_READ = "1"
 _CANNOT_BE_READ_AT = (HTTPStatus.BAD_REQUEST, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-class _Meta(msgspec.Struct, frozen=True):
+class _Meta(Struct, frozen=True):
     resource_version: str = msgspec.field(default="", name="resourceVersion")
     proceed: str = msgspec.field(default="", name="continue")
 
 
-class _Head(msgspec.Struct, frozen=True):
+class _Head(Struct, frozen=True):
     metadata: _Meta = _Meta()
 
 
-class _Items(msgspec.Struct, frozen=True):
+class _Items(Struct, frozen=True):
     items: list[msgspec.Raw] | None = None
 
 
@@ -57,8 +57,7 @@ _head = msgspec.json.Decoder(_Head)
 _items = msgspec.json.Decoder(_Items)
 
 
-@attrs.frozen
-class Fetched:
+class Fetched(Struct, frozen=True):
     """One page, not decoded yet. ``raw`` None: the collection is not served."""
 
     selection: Selection
@@ -67,8 +66,7 @@ class Fetched:
     more: bool = False
 
 
-@attrs.frozen
-class Positions:
+class Positions(Struct, frozen=True):
     """Where a listing ended: ``common`` for all collections but those of ``others`` (path -> revision)."""
 
     common: str

@@ -23,7 +23,6 @@ from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Collection, Gro
 from calico_datastore_kdd.listing import Lister, Positions, nonsense
 from calico_datastore_kdd.mapping import open_mapping
 from calico_datastore_kdd.settings import KubernetesSettings
-from calico_datastore_kdd.watch import KubernetesWatch
 from calico_kernel.errors import AlreadyExists, DatastoreUnavailable, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore, Watch
 from calico_kernel.model import codec, storing
@@ -111,6 +110,8 @@ class KubernetesDatastore(Datastore):
         return [(record.key, codec.encode(record.value)) for record in records]
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
+        from calico_datastore_kdd.watch import KubernetesWatch
+
         positions = Positions.parse(revision)
         if not self._settled:
             self._settle()
