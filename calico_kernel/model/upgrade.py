@@ -1,6 +1,6 @@
 """Documents of Calico's first API (``apiVersion: v1``) as ``projectcalico.org/v3`` resources.
 
-In:    documents of the kinds bgpPeer, hostEndpoint, ipPool, node, policy, profile, tier and workloadEndpoint; and custom
+In:    documents of bgpPeer, hostEndpoint, ipPool, node, policy, profile, tier and workloadEndpoint; and custom
        resources as an API server keeps them (``crd.projectcalico.org/v1``).
 Out:   the resources that Calico's own upgrade makes of them, and notes on what became different.
 
