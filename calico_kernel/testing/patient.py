@@ -87,6 +87,9 @@ class PatientDatastore(Datastore):
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
         return PatientWatch(self, self._again(lambda: self.below.watch(queries, revision=revision)))
 
+    def derived_from(self, key: Key) -> str:
+        return self.below.derived_from(key)
+
     def close(self) -> None:
         self.below.close()
 

@@ -20,11 +20,13 @@ from calico_kernel.model import keys
 from calico_kernel.model.keys import Key
 from calico_kernel.model.records import Malformed, Record, Value
 from calico_kernel.testing.datastore import ALL_SETS, SharedDatastoreContract
+from calico_kernel.testing.faulty_proxy import BAD_NETWORK, FaultyProxy
+from calico_kernel.testing.patient import PatientDatastore
 
 CRD = "/apis/crd.projectcalico.org/v1"
 
 
-class Noting(KubernetesDatastore):
+class Noting(PatientDatastore):
     """Notes the revision of its last change: those of the API server go on by what it writes for itself, which is no
     history that the contract speaks of."""
 
@@ -53,6 +55,7 @@ class TestKubernetesDatastore(SharedDatastoreContract):
     sends_ahead = True
     keeps_bytes = False
     answer_s = 3.0
+    program_examples = 10
 
     @pytest.fixture(autouse=True)
     def _remember(self, empty_uncached: KubernetesServer) -> None:
@@ -61,13 +64,14 @@ class TestKubernetesDatastore(SharedDatastoreContract):
 
     @pytest.fixture
     def store(self, _remember: None) -> Iterator[Datastore]:
-        store = Noting(self.settings)
+        store = Noting(KubernetesDatastore(self.settings), patience_s=0.0)
         yield store
         store.close()
 
     def forget_history(self, store: Datastore) -> None:
         assert isinstance(store, Noting)
-        self.server.compact(store.newest)
+        if store.newest:
+            self.server.compact(store.newest)
 
     def outage(self, store: Datastore) -> AbstractContextManager[None]:
         return self._server_down()
@@ -104,3 +108,45 @@ class TestKubernetesDatastore(SharedDatastoreContract):
 
     def opener(self, store: Datastore) -> Callable[[], Datastore]:
         return functools.partial(KubernetesDatastore, self.settings)
+
+
+def patient_store(settings: KubernetesSettings) -> Datastore:
+    return PatientDatastore(KubernetesDatastore(settings))
+
+
+class TestKubernetesThroughABadNetwork(TestKubernetesDatastore):
+    """All of it again, each call through a proxy that delays, cuts, refuses and freezes by chance."""
+
+    program_examples = 4
+
+    @pytest.fixture
+    def store(self, _remember: None) -> Iterator[Datastore]:
+        self.proxy = FaultyProxy(self.server.port, seed=1)
+        self.proxy.take_chances(BAD_NETWORK)
+        endpoint = f"https://127.0.0.1:{self.proxy.port}"
+        self.settings = KubernetesSettings(
+            kubeconfig=str(self.server.kubeconfig), api_endpoint=endpoint, qps=0, request_timeout_s=5
+        )
+        store = Noting(KubernetesDatastore(self.settings))
+        yield store
+        store.close()
+        self.proxy.close()
+
+    @contextmanager
+    def _server_down(self) -> Iterator[None]:
+        """Calls say at once what they meet; afterwards the network is as bad as before."""
+        self.proxy.refuse()
+        self._store.patience_s, before = 0.0, self._store.patience_s
+        try:
+            yield
+        finally:
+            self._store.patience_s = before
+            self.proxy.accept()
+
+    def outage(self, store: Datastore) -> AbstractContextManager[None]:
+        assert isinstance(store, PatientDatastore)
+        self._store = store
+        return self._server_down()
+
+    def opener(self, store: Datastore) -> Callable[[], Datastore]:
+        return functools.partial(patient_store, self.settings)
