@@ -368,8 +368,8 @@ class _Copy:
             named = ", ".join(f"{path} ({self.underived.get(path) or self.homeless[path]})" for path in lost[:5])
             more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
             raise DatastoreError(
-                what=f"{len(lost)} policies cannot be brought to the target, whose own system lacks what they need: "
-                f"{named}{more}",
+                what=f"{len(lost)} policies or network sets cannot be brought to the target, which lacks what they "
+                f"need: {named}{more}",
                 kept="what was copied",
                 todo="make there what is named, or give them up with --partial",
             )
@@ -471,7 +471,7 @@ class _Plan(Struct, frozen=True):
 
 def _is_policy(path: str) -> bool:
     key = keys.parse(path)
-    return isinstance(key, ResourceKey) and key.kind in ("NetworkPolicy", "GlobalNetworkPolicy", "HostEndpoint")
+    return isinstance(key, ResourceKey) and key.kind in ("NetworkPolicy", "GlobalNetworkPolicy", "NetworkSet")
 
 
 def _may_be_homeless(key: Key) -> bool:

@@ -156,7 +156,7 @@ class Lab:
         """Tell the routers which node holds which block, as a routing protocol would."""
         from calico_kernel.model.keys import BlockAffinityKey, BlockAffinityQuery
 
-        listing = self.datastore().list([BlockAffinityQuery(type="host")])
+        listing = _patiently(lambda: self.datastore().list([BlockAffinityQuery(type="host")]))
         blocks = [
             (record.key.cidr, record.key.owner)
             for record in listing.records
@@ -392,6 +392,18 @@ class Lab:
             known = ", ".join(each.id for each in self.topology.workloads)
             raise ConfigError(what=f"the lab has no workload {name}", todo=f"name one of: {known}")
         return found
+
+
+def _patiently(read: Callable[[], Any]) -> Any:
+    """Repeated while the datastore is away."""
+    deadline = time.monotonic() + READY_DEADLINE_S
+    while True:
+        try:
+            return read()
+        except CalicoError as exc:
+            if not exc.retryable or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def tail(path: str, lines: int = 15) -> str:

@@ -276,7 +276,7 @@ def test_policy_whose_namespace_is_missing_ends_the_copy_locked_until_it_is_ther
     ran = subprocess.run(command(first, kube), capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     said = json.loads(ran.stdout)
-    assert "2 policies cannot be brought" in said["error"] and "absent" in said["error"]
+    assert "2 policies or network sets cannot be brought" in said["error"] and "absent" in said["error"]
     assert "--partial" in said["todo"]
     assert is_locked(first.store) and is_locked(kube.store)
     cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": "later"}})

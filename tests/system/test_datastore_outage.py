@@ -1,10 +1,16 @@
-"""Nodes whose etcd goes away and comes back: enforcement never opens, requests are answered, and all converges."""
+"""Nodes whose datastore goes away and comes back: enforcement never opens, requests are answered, and all converges.
+
+The server of etcd and of Kubernetes is killed. An embedded database has none: there another process takes the write
+lock, and is killed while it holds it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from calico_kernel.lab import topology
+from calico_kernel.lab import servers, topology
 from calico_kernel.lab.client import LabClient
 from calico_kernel.lab.network import LabError
 from calico_kernel.lab.topology import Workload
@@ -65,12 +71,82 @@ FLOWS: list[Expectation] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[RunningLab]:
-    with running(topology.with_datastore(topology.generated(2, 2), "etcd")) as started:
+class Outage:
+    """The datastore of a lab, to be lost and given back. ``tells``: what calicoctl says then. ``takes_s``: how long
+    that lasts; ``refuses_s``: when requests are tried meanwhile."""
+
+    tells = "is not available"
+    reads = False
+    """It can still be read."""
+    takes_s = refuses_s = 4.0
+
+    def __init__(self, lab: RunningLab) -> None:
+        self.lab = lab
+        self.server = lab.topology.datastore
+
+    def begin(self) -> None:
+        self.lab.agent(self.server, "crash")
+
+    def end(self) -> None:
+        self.lab.agent(self.server, "start")
+        self.lab.agent(self.server, "wait")
+
+    def pass_by(self) -> None:
+        """Gone, and back at once by itself."""
+        self.lab.agent(self.server, "kill")
+        self.lab.agent(self.server, "wait")
+
+
+class KubernetesOutage(Outage):
+    takes_s = refuses_s = 10.0
+
+
+class HeldDatabase(Outage):
+    tells = "stayed locked"
+    reads = True
+    refuses_s = 18.0  # each who wants to write waits 5 s for the lock
+
+    def begin(self) -> None:
+        line, environment = self.lab.client.exec_line("node1", [sys.executable, "-c", HOLD, servers.SQLITE_PATH])
+        self.holder = subprocess.Popen(
+            line, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == b"held\n"
+
+    def end(self) -> None:
+        assert self.holder.stdin is not None
+        self.holder.stdin.close()
+        self.holder.wait()
+
+    def pass_by(self) -> None:
+        self.begin()
+        time.sleep(0.3)
+        self.end()
+
+
+HOLD = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture(scope="module", params=topology.DATASTORES)
+def outage(request: pytest.FixtureRequest) -> Iterator[Outage]:
+    with running(topology.with_datastore(topology.generated(2, 2), request.param)) as started:
         started.apply(DATABASE_FOR_API_ONLY)
         assert started.settles(FLOWS) == []
-        yield started
+        kinds = {"sqlite": HeldDatabase, "etcd": Outage, "kubernetes": KubernetesOutage}
+        yield kinds[request.param](started)
+
+
+@pytest.fixture
+def lab(outage: Outage) -> RunningLab:
+    return outage.lab
 
 
 def database(number: int) -> Workload:
@@ -103,10 +179,10 @@ def nothing_is_left_over(lab: RunningLab) -> None:
     assert used == [str(count + len(NODES))] * 2, shown  # a node has one of each family for its tunnel
 
 
-def back(lab: RunningLab) -> None:
-    lab.agent("etcd", "start")
-    for place in ("etcd", *NODES):
-        lab.agent(place, "wait")
+def over(outage: Outage) -> None:
+    outage.end()
+    for node in NODES:
+        outage.lab.agent(node, "wait")
 
 
 def statuses(lab: RunningLab, workload: Workload) -> dict[str, str]:
@@ -115,6 +191,7 @@ def statuses(lab: RunningLab, workload: Workload) -> dict[str, str]:
     return {at: said for at, said in found.items() if f"%2f{workload.name}/endpoint/" in at}
 
 
+@pytest.mark.parametrize("outage", ["etcd"], indirect=True)
 def test_endpoint_status_is_reported_when_asked_for_and_goes_with_its_endpoint(lab: RunningLab) -> None:
     workload = database(7)
     lab.client.ask("add_workload", workload=described(workload))
@@ -131,7 +208,9 @@ def test_endpoint_status_is_reported_when_asked_for_and_goes_with_its_endpoint(l
     lab.delete(REPORTING)
 
 
-def test_while_etcd_is_away_nothing_opens_requests_are_put_off_and_all_converges_after(lab: RunningLab) -> None:
+def test_while_it_is_away_nothing_opens_requests_are_put_off_and_all_converges_after(
+    outage: Outage, lab: RunningLab
+) -> None:
     staying, leaving, coming = database(1), database(2), database(3)
     for workload in (staying, leaving):
         lab.client.ask("add_workload", workload=described(workload))
@@ -142,17 +221,17 @@ def test_while_etcd_is_away_nothing_opens_requests_are_put_off_and_all_converges
         ("shop/web", leaving.id, "udp/53", False),
     ]
     assert lab.settles(flows) == []
-    with lab.streaming(flows, seconds=4) as seen:
+    with lab.streaming(flows, seconds=outage.refuses_s) as seen:
         lab.apply(TESTER_CLOSED)
-        lab.agent("etcd", "crash")
+        outage.begin()
         for command, workload in (("ADD", coming), ("DEL", leaving)):
             status, said = lab.cni(command, workload)
             assert (status != 0, said.get("code")) == (True, TRY_AGAIN), said
-        with pytest.raises(LabError, match="is not available"):
+        with pytest.raises(LabError, match=outage.tells):
             lab.delete(TESTER_CLOSED)
-        for node in NODES:
+        for node in () if outage.reads else NODES:
             becomes(lab, node, "away")
-        back(lab)
+        over(outage)
     assert seen["sent"] > 500
     assert (seen["lost"], seen["leaked"]) == ([], [])
     lab.client.ask("add_workload", workload=described(coming))
@@ -165,7 +244,7 @@ def test_while_etcd_is_away_nothing_opens_requests_are_put_off_and_all_converges
     nothing_is_left_over(lab)
 
 
-def test_killed_again_and_again_under_churn_it_neither_loses_nor_leaks_a_flow(lab: RunningLab) -> None:
+def test_lost_again_and_again_under_churn_it_neither_loses_nor_leaks_a_flow(outage: Outage, lab: RunningLab) -> None:
     stop = threading.Event()
     opened: list[str] = []
     rounds = 0
@@ -183,15 +262,16 @@ def test_killed_again_and_again_under_churn_it_neither_loses_nor_leaks_a_flow(la
                 client.ask("remove_workload", workload=each.id)
 
     churning = threading.Thread(target=churn)
-    with lab.streaming(FLOWS, seconds=3) as seen:
+    with lab.streaming(FLOWS, seconds=outage.takes_s) as seen:
         churning.start()
         try:
             for pause_s in (0.5, 0.9, 0.2):
                 time.sleep(pause_s)
-                lab.agent("etcd", "kill")
-                lab.agent("etcd", "wait")
+                outage.pass_by()
                 lab.apply(TESTER_CLOSED)
                 lab.delete(TESTER_CLOSED)
+            while rounds < 3 and churning.is_alive():
+                time.sleep(0.05)
         finally:
             stop.set()
             churning.join()
@@ -206,14 +286,20 @@ def test_killed_again_and_again_under_churn_it_neither_loses_nor_leaks_a_flow(la
     nothing_is_left_over(lab)
 
 
-def test_agent_started_while_etcd_is_away_waits_says_so_and_leaves_enforcement_as_it_was(lab: RunningLab) -> None:
-    with lab.streaming(FLOWS, seconds=2) as seen:
-        lab.agent("etcd", "crash")
+def test_agent_started_while_it_is_away_waits_for_what_it_needs_and_leaves_enforcement_as_it_was(
+    outage: Outage, lab: RunningLab
+) -> None:
+    with lab.streaming(FLOWS, seconds=outage.takes_s) as seen:
+        outage.begin()
         lab.agent("node2", "crash")
         lab.agent("node2", "start")
-        becomes(lab, "node2", "waiting for the datastore: etcd 192.0.2.250:2379 is not available")
+        if outage.reads:
+            lab.agent("node2", "wait")
+        else:
+            becomes(lab, "node2", "waiting for the datastore: ")
+            becomes(lab, "node2", outage.tells)
         status, said = lab.cni("ADD", database(101))
         assert (status != 0, said.get("code")) == (True, TRY_AGAIN), said
-        back(lab)
+        over(outage)
     assert (seen["lost"], seen["leaked"]) == ([], [])
     assert lab.settles(FLOWS) == []
