@@ -214,18 +214,18 @@ class EndpointMaker:
 
     def _node(self, name: str) -> tuple[str, str]:
         """The node's name, and how the names of its pods' endpoints begin."""
-        found: tuple[str, str] | None = self._shared.get(name)
+        found: tuple[str, str] | None = self._shared.get(("node", name))
         if found is None:
             ids = EndpointIds(node=name, orchestrator="k8s")
-            found = self._shared[name] = (name, workload_endpoint_prefix(ids))
+            found = self._shared["node", name] = (name, workload_endpoint_prefix(ids))
         return found
 
     def _profiles(self, namespace: str, account: str) -> tuple[str, tuple[str, ...]]:
         """The namespace, and the profiles of its pods with that service account."""
-        found: tuple[str, tuple[str, ...]] | None = self._shared.get((namespace, account))
+        found: tuple[str, tuple[str, ...]] | None = self._shared.get(("profiles", namespace, account))
         if found is None:
             profiles = endpoint_profiles(namespace, account)
-            found = self._shared[(namespace, account)] = (namespace, profiles)
+            found = self._shared["profiles", namespace, account] = (namespace, profiles)
         return found
 
     def _labels(self, namespace: str, labels: dict[str, str], account: str) -> dict[str, str]:

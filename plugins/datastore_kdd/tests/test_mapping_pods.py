@@ -100,6 +100,19 @@ def test_a_list_reads_as_the_manifest_does() -> None:
     assert [nat.external_ip for nat in read.spec.ip_nats] == ["1.2.3.4", "2001:db8::1"]
 
 
+def test_a_pod_without_labels_has_those_that_calico_adds() -> None:
+    items = [pod(labels={}), pod("node-1", labels={"shop": "sa"}, node="shop"), pod("web-2", labels={})]
+    page = reader().page(json.dumps({"items": items}).encode())
+    added = {
+        "projectcalico.org/namespace": "shop",
+        "projectcalico.org/orchestrator": "k8s",
+        "projectcalico.org/serviceaccount": "sa",
+    }
+    labels = [record.value.metadata.labels for record in page.records]  # type: ignore[union-attr]
+    assert labels == [added, {"shop": "sa", **added}, added]
+    assert {record.value.spec.profiles for record in page.records} == {("kns.shop", "ksa.shop.sa")}  # type: ignore[union-attr]
+
+
 def test_pods_of_one_kind_share_what_is_equal_and_nothing_else() -> None:
     items = [pod(f"web-{n}", status={"podIP": f"10.0.0.{n}"}) for n in range(1, 4)] + [
         pod("api-1", labels={"app": "api"})
