@@ -172,7 +172,7 @@ class NodeAgent:
             self._tunnels = TunnelAddresses(self._config.node, store, composition.open_ipam())
             listeners.append(self._tunnels.saw)
         if store.keeps_status:
-            self._status = StatusReporter(self._config.node, store)
+            self._status = StatusReporter(self._config.node, store, is_locked=self._datastore_is_locked)
             listeners.append(self._status.saw)
         make_calculator = partial(Calculator, self._config.node, self._felix_environment())
         self._loop = CalcLoop(make_calculator, self._config.node, self._workers, self._programmed, listeners)
@@ -284,6 +284,9 @@ class NodeAgent:
         if feed.state.in_sync and not feed.state.connected:
             return Health(ok=False, reason=f"away: {feed.state.trouble}; the node keeps enforcing what it knows")
         return Health(ok=feed.state.in_sync, reason=feed.state.trouble)
+
+    def _datastore_is_locked(self) -> bool:
+        return self._feed is not None and self._feed.state.locked
 
     def _tunnel_health(self) -> Health:
         trouble = self._tunnels.trouble if self._tunnels else ""

@@ -45,6 +45,7 @@ RESYNC_DELAYS = 180
 """Every so many delays it is looked for what others wrote or left behind (Felix: the same)."""
 MOST_WRITES = 100
 """In one round, so that a crowded node does not flood the datastore."""
+LOCKED_S = 5.0
 EVERY_INTERFACE = "*"
 
 
@@ -85,11 +86,13 @@ class StatusReporter(threading.Thread):
         node: str,
         store: Datastore,
         *,
+        is_locked: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         has_interface: Callable[[str], bool] = interface_exists,
     ) -> None:
         super().__init__(name="status", daemon=True)
-        self._node, self._store, self._clock, self._has_interface = node, store, clock, has_interface
+        self._node, self._store, self._is_locked = node, store, is_locked
+        self._clock, self._has_interface = clock, has_interface
         self._changed = threading.Condition()
         self._stopping = False
         self._fresh = False
@@ -180,7 +183,10 @@ class StatusReporter(threading.Thread):
                     self._changed.wait_for(lambda: self._stopping, pause_s)
 
     def step(self) -> float | None:
-        """Do what is due; returns the seconds until more is, None for when something changes."""
+        """Do what is due; returns the seconds until more is, None for when something changes. While the datastore is
+        locked nothing is due."""
+        if self._is_locked():
+            return LOCKED_S
         with self._changed:
             wishes, in_sync, self._fresh = self._wishes, self._in_sync, False
         now = self._clock()

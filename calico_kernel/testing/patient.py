@@ -56,8 +56,6 @@ class PatientDatastore(Datastore):
     def __init__(self, below: Datastore, *, patience_s: float = 30.0) -> None:
         self.below, self.patience_s = below, patience_s
         self.keeps_status = below.keeps_status  # type: ignore[misc]
-        self.unsure = 0
-        """How many writes ended without an answer."""
 
     # ── writes ──
 
@@ -118,7 +116,6 @@ class PatientDatastore(Datastore):
             except DatastoreUnavailable:
                 if time.monotonic() >= deadline:
                     raise
-            self.unsure += 1
             time.sleep(SETTLE_S)
             for event in changes_since(self, key, before):
                 if event.record is None and value is None and there is not None:

@@ -224,6 +224,23 @@ def test_datastore_away_is_tried_again_and_all_is_told_when_it_is_back(world: Wo
     assert isinstance(world.store.get(NodeStatusKey("n1")).value, NodeStatus)
 
 
+def test_nothing_is_written_while_the_datastore_is_locked(world: World) -> None:
+    locked = [True]
+    reporter = StatusReporter("n1", world.store, is_locked=lambda: locked[0], clock=lambda: world.now)
+    reporter.saw(Delta(config=config(endpoint_reporting_enabled=True)))
+    reporter.saw(endpoints(WEB, full=True))
+    reporter.applied(programmed(WEB))
+    assert world.step(reporter, 100) == status.LOCKED_S
+    assert not world.store.list([StatusQuery()]).records
+    locked[0] = False
+    world.step(reporter, status.LOCKED_S)
+    assert {record.key for record in world.store.list([StatusQuery()]).records} == {
+        WEB_KEY,
+        NodeStatusKey("n1"),
+        LastNodeStatusKey("n1"),
+    }
+
+
 # ── the thread ──
 
 

@@ -31,7 +31,9 @@ from calico_kernel.hookspecs import Datastore
 from calico_kernel.model.crds import CRD_GROUP, custom_kinds, definition, names_in
 from calico_kernel.model.ipam import AllocationBlock
 from calico_kernel.model.keys import BlockQuery
+from calico_kernel.testing.faulty_proxy import BAD_NETWORK, FaultyProxy
 from calico_kernel.testing.ipam import add_node, add_pool, addresses, want
+from calico_kernel.testing.patient import PatientDatastore
 
 WORKERS, PROMISES, BOUND_S = 4, 30, 120.0
 NODES = ("n0", "n1")
@@ -54,16 +56,21 @@ def on_kubernetes(kubeconfig: str) -> Datastore:
     return KubernetesDatastore(KubernetesSettings(kubeconfig=kubeconfig))
 
 
-@pytest.fixture(params=["etcd", "kubernetes"])
+@pytest.fixture(params=["etcd", "etcd through a bad network", "kubernetes"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    if request.param == "etcd":
+    if request.param.startswith("etcd"):
         etcd = EtcdServer(tmp_path)
         etcd.start()
         store = on_etcd(etcd.url)
         for name in NODES:
             add_node(store, name)
         store.close()
-        yield World(functools.partial(on_etcd, etcd.url), lambda: (etcd.kill(), etcd.start())[1])
+        proxy = FaultyProxy(etcd.port, seed=1)
+        if request.param != "etcd":
+            proxy.take_chances(BAD_NETWORK)
+        url = f"http://127.0.0.1:{proxy.port}"
+        yield World(functools.partial(on_etcd, url), lambda: (etcd.kill(), etcd.start())[1])
+        proxy.close()
         etcd.kill()
         return
     server = KubernetesServer(tmp_path / "kubernetes")
@@ -128,7 +135,7 @@ def await_promises(journals: Sequence[Path], wanted: int) -> None:
 
 
 def test_no_address_is_given_twice_over_a_server_that_restarts(world: World, tmp_path: Path) -> None:
-    store = world.opener()
+    store = PatientDatastore(world.opener())
     try:
         add_pool(store, "four", "10.0.0.0/26", block_size=29)
         context = multiprocessing.get_context("spawn")

@@ -97,3 +97,7 @@ class TestEtcdThroughABadNetwork(TestEtcdDatastore):
 
     def opener(self, store: Datastore) -> Callable[[], Datastore]:
         return functools.partial(patient_store, self.settings)
+
+    def test_random_programs_give_the_same_results_as_in_memory(self, store: Datastore) -> None:
+        super().test_random_programs_give_the_same_results_as_in_memory(store)
+        assert self.proxy.faults > 100
