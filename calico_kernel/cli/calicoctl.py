@@ -105,10 +105,12 @@ COMMANDS: Mapping[str, Command] = {
         (
             "show --show-blocks",
             "show --ip 10.1.0.7",
-            "check",
+            "check --show-problem-ips -o report.json",
             "release --ip 10.1.0.7",
+            "release --from-report report.json",
             "configure --strictaffinity true",
             "split 4 --name blue",
+            "migrate --dry-run",
         ),
     ),
     "node": Command(
@@ -149,6 +151,7 @@ COMMANDS: Mapping[str, Command] = {
             "migrate export > cluster.txt",
             "migrate import -f cluster.txt -c new.yaml",
             "migrate unlock",
+            "migrate-policy-names",
         ),
     ),
     "crds": Command(
@@ -169,6 +172,7 @@ COMMANDS: Mapping[str, Command] = {
         (
             "",
             "--client",
+            "--poll 5s",
         ),
     ),
 }

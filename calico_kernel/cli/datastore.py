@@ -1,4 +1,4 @@
-"""``calicoctl datastore``: lock, unlock and migrate (``calico_kernel.cli.migrate``)."""
+"""``calicoctl datastore``: lock, unlock and migrate (``calico_kernel.cli.migrate``), and migrate-policy-names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(_name: str, args: argparse.Namespace, session: Session) -> int:
+    if args.action == "migrate-policy-names":
+        from calico_kernel.cli import policynames
+
+        return policynames.run(args, session)
     return migrate.run(args, session)
 
 

@@ -44,6 +44,7 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
         help="ps, wide, name, yaml, json, custom-columns=A,B, jsonpath=TEMPLATE or jsonpath-file=FILE",
     )
     parser.add_argument("-A", "-a", "--all-namespaces", action="store_true", help="of every namespace")
+    parser.add_argument("--all-namespaces-a", dest="all_namespaces", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--export", action="store_true", help="leave out what belongs to this cluster alone")
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser(
+        "migrate-policy-names", help="policies stored before Calico 3.32 lose the prefix default. of their keys"
+    )
     migrate = actions.add_parser("migrate", help="carry the data to another datastore")
     inner = migrate.add_subparsers(dest="action", required=True, metavar="ACTION")
     for group in (actions, inner):

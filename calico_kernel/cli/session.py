@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calico_kernel.client import Client
     from calico_kernel.compose import Composition
-    from calico_kernel.config import Config
+    from calico_kernel.config import Config, PluginChoice
 
 
 class Failed(Exception):
@@ -34,12 +34,10 @@ class Session:
 
     @cached_property
     def config(self) -> Config:
-        import os
-
         from calico_kernel.config import DEFAULT_PATH, load
 
-        environment = {**os.environ, "K8S_CURRENT_CONTEXT": self.context} if self.context else os.environ
-        return load(self.path, environment, usual=(*self.usual, DEFAULT_PATH))
+        config = load(self.path, usual=(*self.usual, DEFAULT_PATH))
+        return _in_context(config, self.context) if self.context else config
 
     @cached_property
     def composition(self) -> Composition:
@@ -78,6 +76,24 @@ class Session:
     def close(self) -> None:
         if "composition" in self.__dict__:
             self.composition.close()
+
+
+def _in_context(config: Config, context: str) -> Config:
+    """``--context`` wins over the file and the environment; a datastore that is no Kubernetes has no use for it."""
+    from msgspec.structs import replace
+
+    from calico_kernel.config import Located, Origin
+
+    origin = Origin("option", "--context")
+
+    def given(choice: PluginChoice) -> PluginChoice:
+        if choice.name != "datastore:kdd":
+            return choice
+        settings = {**choice.settings.value, "context": Located(context, origin)}
+        variables = {name: text for name, text in choice.variables.items() if not name.endswith("_CONTEXT")}
+        return replace(choice, settings=Located(settings, choice.settings.origin), variables=variables)
+
+    return replace(config, plugins=tuple(given(choice) for choice in config.plugins))
 
 
 def described(exc: CalicoError, resource: Any = None) -> str:

@@ -16,7 +16,7 @@ from calico_kernel.errors import ConfigError
 
 
 class Origin(Struct, frozen=True):
-    """Where a value came from. ``kind``: "file", "environment" or "default"; ``line`` counts from 1."""
+    """Where a value came from. ``kind``: "file", "environment", "option" or "default"; ``line`` counts from 1."""
 
     kind: str
     name: str = ""
@@ -25,7 +25,7 @@ class Origin(Struct, frozen=True):
     def __str__(self) -> str:
         if self.kind == "file":
             return f"{self.name}:{self.line}"
-        return f"environment {self.name}" if self.kind == "environment" else "default"
+        return f"{self.kind} {self.name}" if self.name else "default"
 
 
 DEFAULT = Origin("default")

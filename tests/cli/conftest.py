@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from calico_datastore_kdd.testing import KubernetesServer
 from calico_kernel.cli import calico, calicoctl, calicoq
 
 
@@ -20,6 +21,15 @@ class Ran(NamedTuple):
 
 
 Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
+    """A real API server, for all tests that need one."""
+    made = KubernetesServer(tmp_path_factory.mktemp("kubernetes"))
+    made.start()
+    yield made
+    made.kill()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +124,6 @@ def test_pods_are_known_by_namespace_or_name_and_restarts_by_their_states() -> N
 
 
 # ── kubectl ──
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[KubernetesServer]:
-    made = KubernetesServer(tmp_path / "server")
-    made.directory.mkdir()
-    made.start()
-    yield made
-    made.kill()
 
 
 def test_kubernetes_gives_objects_events_and_descriptions_of_pods(
