@@ -239,10 +239,10 @@ class Network:
         found: list[Mapping[str, Any]] = json.loads(self.calicoctl("ipam", "check", "-o", "json"))["problems"]
         return found
 
-    def in_use(self) -> Mapping[str, Mapping[str, Any]]:
-        """Addresses that pods hold, from the same place: those of tunnels are left out."""
-        found = json.loads(self.calicoctl("ipam", "check", "-o", "json"))["allocations"]
-        return {address: one for address, one in found.items() if "vxlan-tunnel" not in str(one["handle"])}
+    def in_use(self) -> set[str]:
+        """Addresses that pods hold, from the same place."""
+        allocations = json.loads(self.calicoctl("ipam", "check", "-o", "json"))["allocations"]
+        return {address for address, held in allocations.items() if any(one.get("pod") for one in held)}
 
     def cpu_s(self) -> float:
         return sum(installed.cpu_s() for installed in self.nodes)

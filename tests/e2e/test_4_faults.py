@@ -65,7 +65,7 @@ def test_deleted_node_is_forgotten_its_addresses_can_be_collected_and_it_can_com
         cluster.delete(f"/api/v1/namespaces/{place}/pods/{pod['metadata']['name']}", gracePeriodSeconds=0)
     cluster.wait("its addresses to be found", lambda: {p["subject"] for p in network.problems()} >= set(gone))
     network.collect()
-    assert not set(gone) & set(network.in_use())
+    assert not set(gone) & network.in_use()
 
     node.restart_kubelet()
     there.start()
