@@ -49,7 +49,10 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 def run(name: str, args: argparse.Namespace, session: Session) -> int:
     _ = session.composition  # plugins' kinds are known from here on
-    wanted = gather(args)
+    wrong: list[str] = []
+    wanted = gather(args, wrong)
+    if wrong:
+        return _unread(name, args, wrong, len(wanted))
     kinds = {one.resource.kind for one in wanted}
     kind = next(iter(kinds)) if len(kinds) == 1 else ""
     if name in {"apply", "create", "replace"} and wanted:
@@ -91,13 +94,13 @@ def called(one: Read) -> str:
     return f"{one.resource.kind}({meta.namespace + '/' if meta.namespace else ''}{meta.name})"
 
 
-def gather(args: argparse.Namespace) -> list[Read]:
-    """The resources that the arguments name. Says everything that is wrong and ends the run when a document cannot be
-    read."""
+def gather(args: argparse.Namespace, unread: list[str] | None = None) -> list[Read]:
+    """The resources that the arguments name. ``unread`` gets everything that is wrong with documents that cannot be
+    read; without it, the run ends there, and says so."""
     if args.filename is None:
         return _named(args)
     found: list[Read] = []
-    wrong: list[str] = []
+    wrong: list[str] = [] if unread is None else unread
     for file, documents in read(args.filename, wrong, recursive=args.recursive):
         if not documents and not args.skip_empty:
             raise Refused(f"no resources specified in file {file}")
@@ -106,11 +109,23 @@ def gather(args: argparse.Namespace) -> list[Read]:
                 found.append(resource_from(document, args.namespace))
             except FileError as exc:
                 wrong.append(exc.what)
-    if wrong:
+    if wrong and unread is None:
         raise Refused("failed to execute command: " + "\n".join(wrong))
-    if not found and not args.skip_empty:
+    if not found and not wrong and not args.skip_empty:
         raise Refused(f"no resources specified in directory {args.filename}")
     return found
+
+
+def _unread(name: str, args: argparse.Namespace, wrong: list[str], others: int) -> int:
+    """Documents that cannot be read end the run before the first is written; ``others`` could be read."""
+    kept = (
+        f"nothing was {DONE[name]}, nor any of the {others} other resource(s): all are read before the first is tried"
+    )
+    if args.output == "json":
+        failed = [(said.partition(": ")[0], said.partition(": ")[2] or said) for said in wrong]
+        report_json(name, "", Outcome([], failed, kept))
+        return 1
+    raise Refused("failed to execute command: " + "\n".join([*wrong, *([kept] if others else [])]))
 
 
 def _named(args: argparse.Namespace) -> list[Read]:

@@ -28,6 +28,8 @@ from calico_kernel.model.types import (
     Selector,
 )
 
+REQUIRED = Must(required=True)
+
 ProtocolV1 = str | int
 
 
@@ -121,7 +123,7 @@ class HostEndpointMetadataV1(NamedV1):
 
 class HostEndpointSpecV1(Wire):
     interface_name: str = ""
-    expected_ips: tuple[Ip, ...] = field(default=(), name="expectedIPs")
+    expected_ips: tuple[Annotated[Ip, REQUIRED], ...] = field(default=(), name="expectedIPs")
     profiles: tuple[str, ...] = ()
     ports: tuple[PortV1, ...] = ()
 
@@ -140,7 +142,7 @@ class WorkloadEndpointMetadataV1(NamedV1):
 
 
 class WorkloadEndpointSpecV1(Wire):
-    ip_networks: tuple[Cidr, ...] = ()
+    ip_networks: tuple[Annotated[Cidr, REQUIRED], ...] = ()
     ip_nats: tuple[IPNAT, ...] = field(default=(), name="ipNATs")
     ipv4_gateway: Ipv4 = field(default="", name="ipv4Gateway")
     ipv6_gateway: Ipv6 = field(default="", name="ipv6Gateway")

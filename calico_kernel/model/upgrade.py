@@ -342,7 +342,7 @@ def _workload_endpoint(reading: _Reading) -> Upgraded:
         node=reading.named(meta.node, "metadata.node", node_name),
         endpoint=reading.named(meta.name, "metadata.name", _name),
         ip_networks=_by_version(spec.ip_networks),
-        ip_nats=tuple(sorted(spec.ip_nats, key=lambda nat: formats.address(nat.internal_ip).version)),
+        ip_nats=tuple(sorted(spec.ip_nats, key=lambda nat: ":" in nat.internal_ip)),
         ipv4_gateway=spec.ipv4_gateway,
         ipv6_gateway=spec.ipv6_gateway,
         profiles=_profiles(reading, spec.profiles),

@@ -442,7 +442,11 @@ def test_every_document_that_cannot_be_read_is_named_and_nothing_is_written(ctl:
         "GlobalNetworkPolicy(one)",
         "GlobalNetworkPolicy(two)",
         f"document 1 of {tmp_path}/d/c.yaml",
+        "nothing was applied, nor any of the 1 other resource(s)",
     ]
+    told = json.loads(ctl("apply", "-f", f"{tmp_path}/d", "-o", "json").out)
+    assert [one["resource"] for one in told["failed"]][:2] == ["GlobalNetworkPolicy(one)", "GlobalNetworkPolicy(two)"]
+    assert told["handled"] == 0 and told["kept"].startswith("nothing was applied")
     assert "good" not in ctl("get", "gnp").out
 
 

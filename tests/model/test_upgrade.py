@@ -234,6 +234,10 @@ def test_workload_endpoint_gets_the_name_that_its_fields_make(
             {"metadata.workload"},
         ),
         ("kind: workloadEndpoint\nmetadata: {orchestrator: cni, node: n1, name: eth0}", {"metadata"}),
+        (
+            "kind: hostEndpoint\nmetadata: {name: a, node: n}\nspec: {expectedIPs: ['', ten]}",
+            {"spec.expectedIPs[0]", "spec.expectedIPs[1]"},
+        ),
         ("kind: Namespace\nmetadata: {name: a}", {"kind"}),
     ],
 )
