@@ -6,6 +6,7 @@ nothing is granted that they do not use.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ import yaml
 
 from calico_datastore_kdd.testing import KubernetesServer, program
 from calico_kernel.cli.calico import main as calico
+from calico_kernel.cli.calicoctl import main as calicoctl_main
 from calico_kernel.client import Client
 from calico_kernel.client.setup import ensure_initialized
 from calico_kernel.compose import compose
@@ -31,7 +33,7 @@ from calico_kernel.config import load
 from calico_kernel.host import netns as namespaces
 from calico_kernel.model.crds import CRD_GROUP, GROUPS, NATIVE_GROUP, NOT_CUSTOM, custom_kinds, definition
 from calico_kernel.model.ipam import AssignRequest
-from calico_kernel.model.kinds import KINDS, public_kinds
+from calico_kernel.model.kinds import public_kinds
 
 pytestmark = pytest.mark.node
 
@@ -39,6 +41,7 @@ KUBERNETES = Path(__file__).resolve().parents[2] / "install" / "kubernetes"
 ACCOUNT = "system:serviceaccount:calico-system:calico-node"
 NODE = "worker-1"
 READY_S = 60.0
+EFFECT_S = 30.0
 PEOPLE = {"reader": "calicoctl-readonly", "operator": "calicoctl-admin"}
 RESOURCES = Path(__file__).resolve().parents[1] / "model" / "data" / "resources.yaml"
 Right = tuple[str, str, str]
@@ -110,13 +113,13 @@ def objects(group: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "/api/v1/nodes", {"metadata": {"name": f"worker-{number}"}}
     yield "/api/v1/namespaces", {"metadata": {"name": "shop", "labels": {"team": "a"}}}
     yield "/api/v1/namespaces/shop/serviceaccounts", {"metadata": {"name": "default"}}
-    for number in (1, 2):
+    for name, node in (("web-1", NODE), ("web-2", NODE), ("far", "worker-2")):
         yield (
             "/api/v1/namespaces/shop/pods",
             {
-                "metadata": {"name": f"web-{number}", "labels": {"app": "web"}},
+                "metadata": {"name": name, "labels": {"app": "web"}},
                 "spec": {
-                    "nodeName": NODE,
+                    "nodeName": node,
                     "automountServiceAccountToken": False,
                     "containers": [{"name": "web", "image": "web"}],
                 },
@@ -142,9 +145,9 @@ def objects(group: str) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-@pytest.fixture(params=GROUPS)
-def cluster(netns: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    group = request.param
+@contextlib.contextmanager
+def running(directory: Path, group: str) -> Iterator[Cluster]:
+    """A cluster with what ``install/`` has for it, in the network namespace of the caller."""
     overlay = KUBERNETES / "overlays" / ("kdd" if group == CRD_GROUP else "kdd-native")
     policy = {
         "apiVersion": "audit.k8s.io/v1",
@@ -152,12 +155,12 @@ def cluster(netns: str, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
         "omitStages": ["RequestReceived"],
         "rules": [{"level": "Metadata", "users": [ACCOUNT]}, {"level": "None"}],
     }
-    (tmp_path / "audit.yaml").write_text(json.dumps(policy))
+    (directory / "audit.yaml").write_text(json.dumps(policy))
     server = KubernetesServer(
-        tmp_path / "kubernetes",
+        directory / "kubernetes",
         arguments=(
-            *("--allow-privileged=true", "--audit-policy-file", str(tmp_path / "audit.yaml")),
-            *("--audit-log-path", str(tmp_path / "audit.log")),
+            *("--allow-privileged=true", "--audit-policy-file", str(directory / "audit.yaml")),
+            *("--audit-log-path", str(directory / "audit.log")),
         ),
     )
     for user in PEOPLE:
@@ -175,22 +178,54 @@ def cluster(netns: str, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
         )
         for path, body in objects(group):
             server.request("POST", path, body)
-        asked = server.request("POST", "/api/v1/namespaces/calico-system/serviceaccounts/calico-node/token", {})
-        token = asked["status"]["token"]
-        (tmp_path / "token").write_text(token)
-        config = tmp_path / "calico.yaml"
+        token = _token_of_a_pod(server)
+        (directory / "token").write_text(token)
+        config = directory / "calico.yaml"
         composed = yaml.safe_load((overlay / "calico.yaml").read_text())
         composed["node"] = NODE
         composed["datastore"] |= {
             "api_endpoint": server.url,
             "ca_cert_file": str(server.ca_file),
-            "token_file": str(tmp_path / "token"),
+            "token_file": str(directory / "token"),
         }
-        composed["agent"] = {"run_dir": str(tmp_path / "run"), "state_dir": str(tmp_path / "state")}
+        composed["agent"] = {"run_dir": str(directory / "run"), "state_dir": str(directory / "state")}
         config.write_text(yaml.safe_dump(composed))
-        yield Cluster(server, tmp_path, config, token, group)
+        yield Cluster(server, directory, config, token, group)
     finally:
         server.kill()
+
+
+@pytest.fixture(params=GROUPS)
+def cluster(netns: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """For an agent, which wants a network of its own."""
+    with running(tmp_path, request.param) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """For those who only ask."""
+    with running(tmp_path_factory.mktemp("rights"), CRD_GROUP) as made:
+        yield made
+
+
+def _token_of_a_pod(server: KubernetesServer) -> str:
+    """As the kubelet mounts it into the DaemonSet's pod on our node."""
+    path = "/api/v1/namespaces/calico-system"
+    pod = {
+        "metadata": {"name": "calico-node-1"},
+        "spec": {
+            "nodeName": NODE,
+            "serviceAccountName": "calico-node",
+            "containers": [{"name": "calico-node", "image": "calico-kernel"}],
+        },
+    }
+    made = server.request("POST", f"{path}/pods", pod)["metadata"]
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": made["name"], "uid": made["uid"]}
+    wanted = {"spec": {"boundObjectRef": bound}}
+    answer = server.request("POST", f"{path}/serviceaccounts/calico-node/token", wanted)
+    token: str = answer["status"]["token"]
+    return token
 
 
 def _await_ready(agent: subprocess.Popen[bytes], log: Path) -> None:
@@ -288,75 +323,80 @@ def _rarely(cluster: Cluster) -> None:
         composition.close()
 
 
-@pytest.mark.parametrize("cluster", [CRD_GROUP], indirect=True)
-def test_agent_is_refused_what_is_not_its_business(cluster: Cluster) -> None:
-    policy = {"apiVersion": cluster.group, "kind": "GlobalNetworkPolicy", "metadata": {"name": "open"}, "spec": {}}
-    crd = f"/apis/{cluster.group}"
+def test_agent_is_refused_what_is_not_its_business(shared: Cluster) -> None:
+    policy = {"apiVersion": shared.group, "kind": "GlobalNetworkPolicy", "metadata": {"name": "open"}, "spec": {}}
+    crd = f"/apis/{shared.group}"
     tried = {
-        "write a policy": cluster.ask("POST", f"{crd}/globalnetworkpolicies", policy),
-        "change a pool": cluster.ask("PATCH", f"{crd}/ippools/pods", {"spec": {"disabled": True}}),
-        "delete a tier": cluster.ask("DELETE", f"{crd}/tiers/default"),
-        "change its own configuration": cluster.ask("PATCH", f"{crd}/felixconfigurations/default", {"spec": {}}),
-        "read secrets": cluster.ask("GET", "/api/v1/secrets"),
-        "read its neighbours' configuration": cluster.ask("GET", "/api/v1/namespaces/calico-system/configmaps"),
-        "make a pod": cluster.ask("POST", "/api/v1/namespaces/shop/pods", {"metadata": {"name": "x"}}),
-        "delete a pod": cluster.ask("DELETE", "/api/v1/namespaces/shop/pods/web-1"),
-        "change a pod": cluster.ask("PATCH", "/api/v1/namespaces/shop/pods/web-1", {"metadata": {"labels": {}}}),
-        "taint a node": cluster.ask("PATCH", f"/api/v1/nodes/{NODE}", {"spec": {"taints": []}}),
-        "change definitions": cluster.ask("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/x"),
-        "give itself rights": cluster.ask("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
+        "write a policy": shared.ask("POST", f"{crd}/globalnetworkpolicies", policy),
+        "change a pool": shared.ask("PATCH", f"{crd}/ippools/pods", {"spec": {"disabled": True}}),
+        "delete a tier": shared.ask("DELETE", f"{crd}/tiers/default"),
+        "change its own configuration": shared.ask("PATCH", f"{crd}/felixconfigurations/default", {"spec": {}}),
+        "read secrets": shared.ask("GET", "/api/v1/secrets"),
+        "read its neighbours' configuration": shared.ask("GET", "/api/v1/namespaces/calico-system/configmaps"),
+        "make a pod": shared.ask("POST", "/api/v1/namespaces/shop/pods", {"metadata": {"name": "x"}}),
+        "delete a pod": shared.ask("DELETE", "/api/v1/namespaces/shop/pods/web-1"),
+        "change a pod": shared.ask("PATCH", "/api/v1/namespaces/shop/pods/web-1", {"metadata": {"labels": {}}}),
+        "taint a node": shared.ask("PATCH", f"/api/v1/nodes/{NODE}", {"spec": {"taints": []}}),
+        "change definitions": shared.ask("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/x"),
+        "give itself rights": shared.ask("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
     }
     assert set(tried.values()) == {403}, tried
-    assert cluster.ask("GET", f"{crd}/ippools") == 200
+    assert shared.ask("GET", f"{crd}/ippools") == 200
 
 
-def _calicoctl(cluster: Cluster, user: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    config = cluster.directory / f"{user}.yaml"
-    kubeconfig = str(cluster.server.directory / f"{user}.kubeconfig")
-    config.write_text(yaml.safe_dump({"datastore": {"plugin": "kdd", "kubeconfig": kubeconfig}, "ipam": "blocks"}))
-    return subprocess.run(
-        [sys.executable, "-m", "calico_kernel.cli.calicoctl", *arguments],
-        env={**os.environ, "CALICO_CONFIG": str(config)},
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def test_agent_writes_annotations_of_its_own_node_and_its_pods_only(shared: Cluster) -> None:
+    pods = "/api/v1/namespaces/shop/pods"
+    annotated = {"metadata": {"annotations": {"cni.projectcalico.org/podIP": "10.65.0.9/32"}}}
+    deadline = time.monotonic() + EFFECT_S  # the server takes note of new policies a little later
+    while shared.ask("PATCH", f"{pods}/far/status?dryRun=All", annotated) != 422 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    tried = {
+        "a pod of another node": shared.ask("PATCH", f"{pods}/far/status", annotated),
+        "another node": shared.ask("PATCH", "/api/v1/nodes/worker-2/status", annotated),
+        "a pod's labels": shared.ask("PATCH", f"{pods}/web-1/status", {"metadata": {"labels": {"app": "db"}}}),
+        "a pod's status": shared.ask("PATCH", f"{pods}/web-1/status", {"status": {"podIP": "10.65.0.9"}}),
+        "a node's labels": shared.ask("PATCH", f"/api/v1/nodes/{NODE}/status", {"metadata": {"labels": {"a": "b"}}}),
+    }
+    assert set(tried.values()) == {422}, tried
+    assert shared.ask("PATCH", f"{pods}/web-1/status", annotated) == 200
+    assert shared.ask("PATCH", f"/api/v1/nodes/{NODE}/status", annotated) == 200
 
 
-@pytest.mark.parametrize("cluster", [CRD_GROUP], indirect=True)
-def test_people_read_with_one_role_and_administer_with_the_other(cluster: Cluster) -> None:
+def test_people_read_with_one_role_and_administer_with_the_other(
+    shared: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def calicoctl(user: str, *arguments: str) -> tuple[int, str]:
+        config = shared.directory / f"{user}.yaml"
+        kubeconfig = str(shared.server.directory / f"{user}.kubeconfig")
+        config.write_text(yaml.safe_dump({"datastore": {"plugin": "kdd", "kubeconfig": kubeconfig}, "ipam": "blocks"}))
+        monkeypatch.setenv("CALICO_CONFIG", str(config))
+        status = calicoctl_main(arguments)
+        return status, capsys.readouterr().err
+
     for user, role in PEOPLE.items():
         binding = {
             "metadata": {"name": user},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
         }
-        cluster.server.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
-    documents = [
-        one
-        for one in yaml.safe_load_all(RESOURCES.read_text())
-        if one["kind"] not in (*NOT_CUSTOM, "IPAMConfiguration")
-    ]
+        shared.server.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+    left_out = {*NOT_CUSTOM, "IPAMConfiguration"}
+    documents = [one for one in yaml.safe_load_all(RESOURCES.read_text()) if one["kind"] not in left_out]
     for namespace in {one["metadata"].get("namespace", "default") for one in documents} - {"default", "shop"}:
-        cluster.server.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        shared.server.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    file = shared.directory / "resources.yaml"
+    file.write_text(yaml.safe_dump_all(documents))
+
+    status, said = calicoctl("reader", "apply", "-f", str(file))
+    assert status == 1
+    assert "forbidden" in said
     for pool in ("pods", "tunnels"):
-        assert _calicoctl(cluster, "operator", "delete", "ippool", pool).returncode == 0
-    text = yaml.safe_dump_all(documents)
-    refused = _calicoctl(cluster, "reader", "apply", "-f", "-", text=text)
-    assert refused.returncode == 1
-    assert "forbidden" in refused.stderr
+        assert calicoctl("operator", "delete", "ippool", pool) == (0, "")
     for verb in ("apply", "replace"):
-        done = _calicoctl(cluster, "operator", verb, "-f", "-", text=text)
-        assert done.returncode == 0, done.stderr
-    done = _calicoctl(cluster, "operator", "patch", "node", NODE, "-p", '{"spec": {"bgp": {"asNumber": 64513}}}')
-    assert done.returncode == 0, done.stderr
-    for kind in {info.kind for info in public_kinds()}:
-        shown = _calicoctl(cluster, "reader", "get", kind, "-o", "yaml", *(["-A"] if KINDS[kind].namespaced else []))
-        assert shown.returncode == 0, shown.stderr
-    for asked in (["show"], ["check"]):
-        shown = _calicoctl(cluster, "reader", "ipam", *asked)
-        assert shown.returncode == 0, shown.stderr
-    done = _calicoctl(cluster, "operator", "delete", "-f", "-", text=text)
-    assert "forbidden" not in done.stderr
+        assert calicoctl("operator", verb, "-f", str(file)) == (0, "")
+    assert calicoctl("operator", "patch", "node", NODE, "-p", '{"spec": {"bgp": {"asNumber": 64513}}}') == (0, "")
+    for info in public_kinds():
+        assert calicoctl("reader", "get", info.kind, "-o", "yaml", *(["-A"] if info.namespaced else [])) == (0, "")
+    for asked in ("show", "check"):
+        assert calicoctl("reader", "ipam", asked) == (0, "")
+    assert "forbidden" not in calicoctl("operator", "delete", "-f", str(file))[1]
