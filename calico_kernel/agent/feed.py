@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
-from calico_kernel.errors import DatastoreUnavailable, RevisionTooOld
+from calico_kernel.errors import DatastoreError, DatastoreUnavailable, NotPermitted, RevisionTooOld
 from calico_kernel.hookspecs import Datastore, Watch
 from calico_kernel.model.cluster import ClusterInformation
 from calico_kernel.model.keys import Key, Query, ResourceKey, ResourceQuery
@@ -105,7 +105,7 @@ class Feed(threading.Thread):
                 log.info("listing everything again: %s", exc.what)
                 if exc.other_history:
                     self._forget_revisions()
-            except DatastoreUnavailable as exc:
+            except (DatastoreUnavailable, NotPermitted) as exc:
                 self._away(exc)
                 self._stopping.wait(self._backoff.next_s())
             except Exception:
@@ -113,11 +113,12 @@ class Feed(threading.Thread):
                 self.state.trouble = "an unexpected error broke the feed; see the log"
                 self._stopping.wait(self._backoff.next_s())
 
-    def _away(self, exc: DatastoreUnavailable) -> None:
+    def _away(self, exc: DatastoreError) -> None:
+        said = exc.what if exc.retryable else f"{exc.what}; to do: {exc.todo}"
         if self.state.connected or not self.state.in_sync:
-            log.warning("datastore away: %s; the node keeps enforcing what it knows", exc.what)
+            log.warning("datastore away: %s; the node keeps enforcing what it knows", said)
         self.state.connected = False
-        self.state.trouble = exc.what
+        self.state.trouble = said
 
     def _back(self) -> None:
         if not self.state.connected:

@@ -19,6 +19,7 @@ from calico_datastore_kdd.collection import CRD_GROUP
 from calico_datastore_kdd.settings import KubernetesSettings
 from calico_datastore_kdd.store import KubernetesDatastore
 from calico_datastore_kdd.testing import KubernetesServer
+from calico_kernel.agent.feed import CLUSTER, Feed
 from calico_kernel.calc.calculator import Calculator
 from calico_kernel.errors import DatastoreUnavailable, NotPermitted, RevisionTooOld
 from calico_kernel.hookspecs import Watch
@@ -306,6 +307,23 @@ def test_permission_taken_for_one_kind_stops_no_other_and_is_made_up_for_when_gi
         permit(empty, "globalnetworksets", "ippools")
         assert [event.record for event in collect(watch, bool, BOUND_S)] == [missed]
         watch.close()
+
+
+def test_agent_without_a_right_says_which_and_goes_on_when_it_has_it(empty: KubernetesServer) -> None:
+    permit(empty, "globalnetworksets")
+    mine = settings_of(empty, kubeconfig=str(empty.kubeconfig_for("somebody")))
+    seen = Seen()
+    with closing(KubernetesDatastore(mine)) as limited:
+        until(lambda: may_list(limited, SETS) and not may_list(limited, POOLS))
+        feed = Feed(limited, [SETS, POOLS, CLUSTER], seen.sink, retry_min_s=0.05, retry_max_s=0.2)
+        feed.start()
+        until(lambda: '"resources": ["ippools"], "verbs": ["list"]' in feed.state.trouble)
+        assert not feed.state.in_sync
+        permit(empty, "globalnetworksets", "ippools", "clusterinformations")
+        seen.until(lambda: seen.in_syncs == 1)
+        assert not feed.state.trouble
+        feed.stop()
+        feed.join()
 
 
 def test_definition_removed_and_made_again_stops_no_other_kind(
