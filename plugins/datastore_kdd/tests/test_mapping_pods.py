@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calico_datastore_kdd.collection import MERGE_PATCH, Reader
 from calico_datastore_kdd.mapping import open_mapping
@@ -122,6 +124,25 @@ def test_pods_of_one_kind_share_what_is_equal_and_nothing_else() -> None:
     assert first.metadata.labels is second.metadata.labels and first.spec.profiles is second.spec.profiles  # type: ignore[union-attr]
     assert first.spec.ip_networks != second.spec.ip_networks  # type: ignore[union-attr]
     assert other.metadata.labels["app"] == "api"  # type: ignore[union-attr]
+
+
+_few = st.sampled_from(["shop", "sa", "n1", "labels", "node", "profiles"])
+_pods = st.builds(
+    lambda namespace, node, account, labels: {
+        "metadata": {"name": "x", "namespace": namespace, "labels": labels},
+        "spec": {"nodeName": node, "serviceAccountName": account},
+    },
+    _few,
+    _few,
+    st.one_of(st.just(""), _few),
+    st.dictionaries(_few, _few, max_size=3),
+)
+
+
+@given(st.lists(_pods, max_size=8))
+def test_what_is_shared_never_shows(documents: Any) -> None:
+    together = reader().page(json.dumps({"items": documents}).encode()).records
+    assert [record.value for record in together] == [endpoint_of(document) for document in documents]
 
 
 @pytest.mark.parametrize(
