@@ -1,6 +1,6 @@
 """Changes after a revision, from one watch stream of etcd.
 
-In:    watch responses of one member, over the longest prefix that all queries share.
+In:    watch responses of one member, over the one range that holds what all queries ask for.
 Out:   events, each once, in revision order.
 Owns:  a stream and the thread that reads it, while there is one. The position moves only with what ``next`` returned,
        so a stream that broke, on whichever member, is resumed after the last event that was given out.
@@ -108,7 +108,7 @@ class EtcdWatch(Watch):
         self._client = client
         self._queries = tuple(queries)
         self._prefixes = tuple({keys.prefix(query).encode() for query in queries})
-        self._common = common_prefix(self._prefixes)
+        self._start, self._end = min(self._prefixes), max(map(proto.prefix_end, self._prefixes))
         self._position = revision
         self._last: tuple[bytes, int] | None = None
         """The key of the last event read, and the revision that it has had since; 0: it was deleted."""
@@ -158,7 +158,7 @@ class EtcdWatch(Watch):
     def _open(self) -> Stream:
         """Start after the position. Raises RevisionTooOld at once, which etcd itself would say only later, or, for a
         cluster restored from a backup, never: it has not reached the revision yet, or reached it by other changes."""
-        key, since = self._last or (self._common, 0)
+        key, since = self._last or (self._start, 0)
         answer = self._client.call("Range", proto.RangeRequest(key=key, revision=self._position))
         cluster_id = self._client.cluster_id
         found = answer.kvs[0].mod_revision if answer.kvs else 0
@@ -171,8 +171,8 @@ class EtcdWatch(Watch):
             )
         self._cluster_id = cluster_id
         create = proto.WatchCreateRequest(
-            key=self._common,
-            range_end=proto.prefix_end(self._common),
+            key=self._start,
+            range_end=self._end,
             start_revision=self._position + 1,
             progress_notify=True,
         )
@@ -221,8 +221,8 @@ class EtcdWatch(Watch):
         reason = response.cancel_reason
         if "permission denied" in reason:
             return NotPermitted(
-                what=f"etcd does not permit to watch {self._common.decode()}: {reason}",
-                todo="give the user's role read permission on that prefix",
+                what=f"etcd does not permit to watch {self._start.decode()} to {self._end.decode()}: {reason}",
+                todo="give the user's role read permission on that range",
             )
         self._client.forget_token()  # it may have been that
         return DatastoreUnavailable(what=f"etcd ended the watch: {reason or 'no reason given'}", todo="call again")
@@ -237,13 +237,6 @@ class EtcdWatch(Watch):
         if isinstance(error, DatastoreUnavailable):
             return error
         return DatastoreUnavailable(what=error.what, todo=error.todo)
-
-
-def common_prefix(prefixes: Sequence[bytes]) -> bytes:
-    """All of them start with ``/calico/``."""
-    first, last = min(prefixes), max(prefixes)
-    length = next((n for n in range(len(first)) if first[n : n + 1] != last[n : n + 1]), len(first))
-    return first[:length]
 
 
 def parsed(path: bytes) -> Key | None:
