@@ -38,7 +38,7 @@ def pod(name: str, namespace: str, node: str, address: str, labels: Mapping[str,
     """A running Pod as it is stored, with all that controllers and kubelets write into one."""
     uid = f"0d6c01bd-24ab-42e9-9fe2-{abs(hash(name)) % 16**12:012x}"
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5f6d", "uid": uid, "controller": True}
-    fields = {
+    fields: dict[str, Any] = {
         "f:metadata": {"f:labels": {f"f:{key}": {} for key in labels}},
         "f:spec": {"f:containers": {"f:image": {}}},
     }
