@@ -232,3 +232,16 @@ def test_source_that_is_itself_half_a_copy_is_refused(source: Mortal, target: Mo
     target.left = float("inf")
     with pytest.raises(NotPermitted, match="only a part"):
         copy(target, MemoryDatastore(), settle_s=0)
+
+
+def test_copy_serves_as_a_backup_that_is_restored_over_what_came_after(source: Mortal, target: Mortal) -> None:
+    before = contents(source)
+    copy(source, target, settle_s=0)
+    client = Client(store=source)
+    unlock(client)
+    client.delete("GlobalNetworkSet", "s03")
+    client.create(network_set("later"))
+    report = copy(target, source, overwrite=True, settle_s=0)
+    assert (report.written, report.deleted) == (1, 1)
+    assert contents(source) == before
+    assert is_locked(target) and not is_locked(source)
