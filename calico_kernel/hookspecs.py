@@ -181,8 +181,8 @@ class Validator(Struct, frozen=True, kw_only=True):
 
 
 class CliCommand(Struct, frozen=True, kw_only=True):
-    """``program``: "calico" or "calicoctl". ``configure`` adds arguments; ``run`` returns the exit status. Its
-    arguments also have ``client``: a function that opens the datastore on its first call and returns the resource
+    """``program``: "calico", "calicoctl" or "calicoq". ``configure`` adds arguments; ``run`` returns the exit status.
+    Its arguments also have ``client``: a function that opens the datastore on its first call and returns the resource
     client (``calico_kernel.client.Client``), which is closed after ``run``. ``examples``: what may stand behind the
     command, for its help; those of a sub-command begin with its name."""
 
