@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Group
 from calico_datastore_kdd.mapping import open_mapping
 from calico_datastore_kdd.mapping.ipam import affinity_name, cidr_of, hostname_hash, name_of
-from calico_kernel.errors import NotPermitted
+from calico_kernel.errors import DatastoreError, NotPermitted
 from calico_kernel.model.ipam import (
     AllocationBlock,
     BlockAttributes,
@@ -32,6 +32,7 @@ from calico_kernel.model.keys import (
     IpamHostKey,
     IpamHostQuery,
     Key,
+    ResourceKey,
 )
 from calico_kernel.model.records import Malformed, Record, Value
 
@@ -174,3 +175,18 @@ def test_nodes_leave_no_mark_of_their_own() -> None:
     assert not mapping.collections(IpamHostQuery()) and mapping.locate(IpamHostKey("n1")) is None
     with pytest.raises(NotPermitted, match="Node n1"):
         mapping.creation(IpamHostKey("n1"), IpamHost())
+
+
+def test_what_another_store_could_not_decode_is_refused_where_no_object_can_be_made_of_it() -> None:
+    mapping = open_mapping()
+    newer: Any = Malformed("written by another version", b'{"block":{"10.0.0.0/30":1},"newer":1}')
+    assert json.loads(mapping.creation(HandleKey("h"), newer).body)["spec"]["block"] == {"10.0.0.0/30": 1}
+    broken: Any = Malformed("broken", b"[]")
+    for key in (
+        HandleKey("h"),
+        BlockKey("10.0.0.0/30"),
+        ResourceKey("WorkloadEndpoint", "shop", "n-k8s-p-eth0"),
+        ResourceKey("Node", "", "n"),
+    ):
+        with pytest.raises(DatastoreError, match="does not decode"):
+            mapping.updating(key, broken, revision="5")

@@ -13,10 +13,10 @@ from typing import Any
 from msgspec import json as mjson
 
 from calico_datastore_kdd.collection import MERGE_PATCH, Collection, Place, Request, Selection
-from calico_kernel.errors import NotPermitted
-from calico_kernel.model import storing
+from calico_kernel.errors import DatastoreError, NotPermitted
+from calico_kernel.model import codec, storing
 from calico_kernel.model.keys import Key, Query
-from calico_kernel.model.records import Value
+from calico_kernel.model.records import Malformed, Value
 
 
 class Family(abc.ABC):
@@ -56,6 +56,18 @@ class Family(abc.ABC):
             what=f"{storing.describe(key)} cannot be written: it is what {source} of Kubernetes says",
             todo=f"change {source} instead",
         )
+
+
+def decoded(key: Key, value: Value | Malformed) -> Value:
+    """What a copy from another store carries along undecoded. Raises DatastoreError for what does not decode: no object
+    of another form can be made of it."""
+    found = codec.decode(key, value.raw) if isinstance(value, Malformed) else value
+    if isinstance(found, Malformed):
+        raise DatastoreError(
+            what=f"{storing.describe(key)} does not decode, so no Kubernetes object can be made of it: {found.reason}",
+            todo="repair or delete it where it is",
+        )
+    return found
 
 
 def url_of(place: Place, subresource: str = "") -> str:

@@ -24,7 +24,7 @@ from msgspec import field
 from msgspec import json as mjson
 
 from calico_datastore_kdd.collection import CRD_GROUP, Collection, Group, Place, Request, Selection
-from calico_datastore_kdd.mapping.family import Family, field_selector, removing, url_of
+from calico_datastore_kdd.mapping.family import Family, decoded, field_selector, removing, url_of
 from calico_datastore_kdd.mapping.reading import Made, PlainReader
 from calico_kernel.model import codec
 from calico_kernel.model.codec import METADATA_ANNOTATION
@@ -340,8 +340,7 @@ class IpamFamily(Family):
 
     def _body(self, key: Key, value: Value | Malformed, name: str, revision: str) -> bytes:
         kind, labels = "IPAMBlock", {}
-        if isinstance(value, Malformed):  # what a copy carries along
-            value = _decoded(key, value)
+        value = decoded(key, value)
         spec: Any
         if isinstance(key, BlockKey) and isinstance(value, AllocationBlock):
             spec = _BlockSpec(
@@ -382,17 +381,3 @@ class IpamFamily(Family):
         if revision:
             meta["resourceVersion"] = revision
         return codec.to_json({"apiVersion": self._group, "kind": kind, "metadata": meta, "spec": spec})
-
-
-def _decoded(key: Key, value: Malformed) -> Any:
-    """What does not decode cannot be turned into an object of another form."""
-    from calico_kernel.errors import DatastoreError
-    from calico_kernel.model import storing
-
-    found = codec.decode(key, value.raw)
-    if isinstance(found, Malformed):
-        raise DatastoreError(
-            what=f"{storing.describe(key)} does not decode, so no Kubernetes object can be made of it: {found.reason}",
-            todo="repair or delete it where it is",
-        )
-    return found

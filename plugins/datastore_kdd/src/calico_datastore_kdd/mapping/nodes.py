@@ -20,7 +20,7 @@ from msgspec import field
 from msgspec import json as mjson
 
 from calico_datastore_kdd.collection import Collection, Place, Request, Selection
-from calico_datastore_kdd.mapping.family import Family, annotating
+from calico_datastore_kdd.mapping.family import Family, annotating, decoded
 from calico_datastore_kdd.mapping.reading import Made, PlainReader
 from calico_kernel.model import codec
 from calico_kernel.model.endpoints import (
@@ -37,7 +37,7 @@ from calico_kernel.model.formats import CHECKS, canonical_as_number
 from calico_kernel.model.ipam import AllocationBlock
 from calico_kernel.model.keys import BlockKey, BlockQuery, Key, Query, ResourceKey, ResourceQuery
 from calico_kernel.model.meta import ObjectMeta, Wire
-from calico_kernel.model.records import Malformed, Value
+from calico_kernel.model.records import Value
 
 _OURS = "projectcalico.org/"
 LABELS, ANNOTATIONS = f"{_OURS}labels", f"{_OURS}annotations"
@@ -281,8 +281,7 @@ class NodeFamily(Family):
         return "a Node's podCIDRs" if isinstance(key, BlockKey) and self._blocks else ""
 
     def updating(self, key: Key, value: Value, *, revision: str) -> Request:
-        if isinstance(value, Malformed):
-            value = codec.decode(key, value.raw)  # type: ignore[assignment]
+        value = decoded(key, value)
         place = self.place(key)
         if place is None or not isinstance(value, Node):
             raise self.read_only(key)

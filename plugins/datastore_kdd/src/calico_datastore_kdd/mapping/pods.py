@@ -18,9 +18,9 @@ import msgspec
 from msgspec import json as mjson
 
 from calico_datastore_kdd.collection import Collection, Place, Request, Selection
-from calico_datastore_kdd.mapping.family import Family, annotating, field_selector
+from calico_datastore_kdd.mapping.family import Family, annotating, decoded, field_selector
 from calico_datastore_kdd.mapping.reading import Made, ObjectReader
-from calico_kernel.model import codec, names, pods
+from calico_kernel.model import names, pods
 from calico_kernel.model.endpoints import WorkloadEndpoint
 from calico_kernel.model.keys import Key, Query, ResourceKey, ResourceQuery
 from calico_kernel.model.meta import Wire
@@ -98,9 +98,7 @@ class PodFamily(Family):
 
     def updating(self, key: Key, value: Value, *, revision: str) -> Request:
         place = self.place(key)
-        if isinstance(value, Malformed):
-            found = codec.decode(key, value.raw)
-            value = WorkloadEndpoint() if isinstance(found, Malformed) else found
+        value = decoded(key, value)
         if place is None or not isinstance(value, WorkloadEndpoint):
             raise self.read_only(key)
         networks = value.spec.ip_networks
