@@ -76,6 +76,7 @@ _FIELDS: Mapping[tuple[str, str], str] = {
     ("Rule", "protocol"): "TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite, or a number from 1 to 255.",
     ("Rule", "notProtocol"): "As protocol; must not match.",
     ("Rule", "metadata"): "Annotations of the rule.",
+    ("Rule", "source"): "Where packets come from.",
     ("EntityRule", "nets"): "Prefixes, all of one IP version.",
     ("EntityRule", "notNets"): "Prefixes that must not match.",
     (
@@ -137,6 +138,147 @@ _FIELDS: Mapping[tuple[str, str], str] = {
     ("IPAMBlockSpec", "attributes"): "Who holds the addresses that point here.",
 }
 
+_NAMED: Mapping[str, str] = {
+    # BGPConfiguration, BGPPeer
+    "logSeverityScreen": "Least severity that is logged.",
+    "serviceLoadBalancerIPs": "Ranges of load balancer addresses that are advertised.",
+    "serviceExternalIPs": "Ranges of external addresses of services that are advertised.",
+    "serviceClusterIPs": "Ranges of cluster addresses of services that are advertised.",
+    "serviceLoadBalancerAggregation": "Whether load balancer ranges are advertised whole, or address by address.",
+    "communities": "BGP communities: in a filter those that match, else names for them.",
+    "prefixAdvertisements": "Communities that are put on what is advertised of a range.",
+    "listenPort": "Port that BGP listens on. Default: 179.",
+    "nodeMeshPassword": "Password between nodes of the mesh.",
+    "password": "Password towards the peer.",
+    "secretKeyRef": "The Secret that holds it.",
+    "optional": "Whether the Secret, or its key, may be missing.",
+    "bindMode": "Listen on every address (None), or on the node's only (NodeIP).",
+    "ignoredInterfaces": "Interfaces whose routes BGP does not learn of.",
+    "localWorkloadPeeringIPV4": "Address that workloads of the node peer with.",
+    "localWorkloadPeeringIPV6": "Address that workloads of the node peer with.",
+    "programClusterRoutes": "Which routes to other nodes' blocks BGP programs.",
+    "ipv4NormalRoutePriority": "Metric of programmed routes.",
+    "ipv6NormalRoutePriority": "Metric of programmed routes.",
+    "keepOriginalNextHop": "Deprecated: nextHopMode Keep.",
+    "nextHopMode": "Next hop of advertised routes: left to BGP (Auto), this node (Self), as received (Keep).",
+    "sourceAddress": "Speak from the node's address (UseNodeIP), or leave it to the system (None).",
+    "numAllowedLocalASNumbers": "How often our AS number may stand in a received path.",
+    "ttlSecurity": "Hops that the peer may be away; packets from further are dropped.",
+    "reachableBy": "Gateway towards the peer.",
+    "reversePeering": "Whether selected nodes peer back by themselves.",
+    # BGPFilter
+    "prefixLength": "Lengths of prefixes that match.",
+    "source": "RemotePeers: routes that other nodes learned.",
+    "interface": "Interface of the route; may hold *.",
+    "matchOperator": "How cidr is compared.",
+    "peerType": "eBGP or iBGP.",
+    "values": "The values.",
+    "value": "The value.",
+    "asPathPrefix": "What the AS path begins with.",
+    "priority": "Metric of the route.",
+    "action": "What is done with what matches.",
+    "operations": "Changes to the routes that are accepted, in this order.",
+    "addCommunity": "Put a community on the route.",
+    "prependASPath": "Lengthen the AS path.",
+    "setPriority": "Set the route's metric.",
+    # addresses
+    "affinity": "Who the block belongs to: host:NODE, or virtual:OWNER.",
+    "affinityClaimTime": "Since when.",
+    "handle_id": "Whose addresses these are.",
+    "secondary": "Facts about the owner: pod, namespace, node.",
+    "alternateOwnerAttrs": "Facts about whom the addresses go to next (live migration).",
+    "releasedAt": "Since when the addresses cool down before they are handed out again.",
+    "sequenceNumber": "Counts changes of the block.",
+    "sequenceNumberForAllocation": "Of each address that is held: the count when it was handed out.",
+    "deleted": "It is about to be removed.",
+    "kubeVirtVMAddressPersistence": "Whether virtual machines keep their addresses over restarts.",
+    "handleID": "The owner's key.",
+    "block": "How many addresses, by block.",
+    # the cluster
+    "clusterGUID": "Identity of the cluster.",
+    "clusterType": "Words on what kind of cluster it is, with commas between.",
+    "calicoVersion": "Newest version that has run here.",
+    "variant": "Edition of Calico.",
+    "conditions": "Conditions as Kubernetes knows them.",
+    "observedGeneration": "Generation of the spec that this was said of.",
+    "lastTransitionTime": "When it last changed.",
+    "reason": "Why, in one word.",
+    "message": "Why, in a sentence.",
+    "healthChecks": "Whether the controllers serve health.",
+    "prometheusMetricsPort": "Port of metrics; 0 for none. Default: 9094.",
+    "debugProfilePort": "Port of a profiler.",
+    "controllers": "The controllers; one that is absent does not run.",
+    "syncLabels": "Copy labels of Kubernetes' Nodes.",
+    "hostEndpoint": "Make host endpoints of nodes by themselves.",
+    "autoCreate": "Whether host endpoints are made.",
+    "createDefaultHostEndpoint": "Whether one of all interfaces is made.",
+    "templates": "More host endpoints for each node.",
+    "generateName": "End of the made endpoint's name.",
+    "interfaceCIDRs": "Interfaces with an address in these.",
+    "labels": "Labels of what is made.",
+    "annotations": "Annotations of what is made.",
+    "loadBalancer": "Gives services of type LoadBalancer their addresses.",
+    "assignIPs": "To all services, or to those that ask.",
+    "migration": "Moves what older versions stored under other names.",
+    "policyNameMigrator": "Whether it renames policies.",
+    "runningConfig": "The configuration in force.",
+    "environmentVars": "Variables that overrule the spec.",
+    "lastUpdated": "When the node answered.",
+    "agent": "The node's BGP daemons.",
+    "routerID": "Identity in BGP.",
+    "bgp": "BGP sessions.",
+    "routes": "Routes of the node, by where they come from.",
+    "peerIP": "Address of the peer.",
+    "since": "Since when the session is in its state.",
+    "learnedFrom": "Where the route comes from.",
+    # rules and ports
+    "type": "The type.",
+    "code": "The code; needs a type beside it.",
+    "names": "Names of service accounts.",
+    "methods": "HTTP methods, such as GET.",
+    "paths": "HTTP paths.",
+    "exact": "The whole path.",
+    "prefix": "What the path begins with; of an AS path, the numbers that are put before it.",
+    "icmp": "ICMP type and code that match.",
+    "notICMP": "ICMP type and code that must not match.",
+    "destination": "Where packets go.",
+    "http": "HTTP requests that match.",
+    "services": "A Kubernetes Service: its addresses and ports.",
+    "serviceAccounts": "Workloads of these service accounts.",
+    "podSelector": "Pods, as in a Kubernetes NetworkPolicy.",
+    "policyTypes": "The directions that the policy governs.",
+    "name": "The name.",
+    "namespace": "The namespace.",
+    "protocol": "The protocol.",
+    "port": "The port.",
+    "endPort": "Last port of a range.",
+    "net": "From and to these addresses only; empty: any.",
+    "cidr": "The range.",
+    "min": "Least.",
+    "max": "Most.",
+    "node": "The node.",
+    "state": "The state.",
+    "status": "True, False or Unknown.",
+    "strictAffinity": "Not used any more.",
+    "peersV4": "Sessions over IPv4.",
+    "peersV6": "Sessions over IPv6.",
+    "routesV4": "IPv4 routes.",
+    "routesV6": "IPv6 routes.",
+    "matchLabels": "Labels with these values.",
+    "matchExpressions": "Conditions on labels, all of which must hold.",
+    "operator": "In, NotIn, Exists or DoesNotExist.",
+    "key": "The key.",
+    "ports": "Ports.",
+    "from": "Whom packets come from.",
+    "to": "Whom packets go to.",
+    "ipBlock": "Addresses outside the cluster.",
+    "except": "Ranges that are left out.",
+}
+"""Where the name of a field is enough to know what it means."""
+
+_OURS = __name__.rpartition(".")[0] + "."
+"""What a field is called says something only where we named it."""
+
 _FORMATS: Mapping[str, str] = {
     "selector": "A selector, such as role == 'web' && has(zone).",
     "duration": "A duration, such as 1m30s.",
@@ -162,13 +304,18 @@ def of_field(struct: type[Struct], field: Field) -> str:
     name = struct.__name__
     if issubclass(struct, Resource):
         return {"spec": "What is wanted.", "status": "What was observed."}.get(field.name, "")
+    said = _of_ours(name, field) if struct.__module__.startswith(_OURS) else ""
+    if not said:
+        said = next((_FORMATS[must.format] for must in field.plan.musts if must.format in _FORMATS), "")
+    return " ".join(filter(None, (said, _felix(field)))) if name == "FelixConfigurationSpec" else said
+
+
+def _of_ours(name: str, field: Field) -> str:
     said = _FIELDS.get((name, field.name), "")
     if not said and name.endswith("PolicySpec"):
         said = _POLICY.get(field.name, "")
-    if not said:
-        said = next((_FORMATS[must.format] for must in field.plan.musts if must.format in _FORMATS), "")
-    if name == "FelixConfigurationSpec":
-        said = " ".join(filter(None, (said, _felix(field))))
+    if not said and name != "FelixConfigurationSpec":
+        said = _NAMED.get(field.name, "")
     return said
 
 
