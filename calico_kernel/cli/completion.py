@@ -111,7 +111,7 @@ def _of(
                 return _of(chosen, before[index + 1 :], typed, session, []) if chosen is not None else []
             positional.append(word)
     if awaited is not None:
-        return _values(awaited)
+        return _kinds(session) if awaited.dest == "kind" else _values(awaited)
     if typed.startswith("-"):
         return [name for name, action in options.items() if action.help != argparse.SUPPRESS]
     return [*commands, *_positional(parser, positional, before, session)]

@@ -29,6 +29,8 @@ TIER = "apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: security}
         (["ipam", "show", "--show-b"], {"--show-blocks", "--show-borrowed"}),
         (["patch", "tier", "sec"], {"security"}),
         (["completion", "f"], {"fish"}),
+        (["crds", "--kind", "ippo"], {"ippool"}),
+        (["crds", "--group", "proj"], {"projectcalico.org/v3"}),
     ],
 )
 def test_words_come_from_parsers_kinds_and_store(ctl: Any, words: list[str], some: set[str]) -> None:
