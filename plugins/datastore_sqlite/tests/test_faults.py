@@ -282,6 +282,28 @@ def test_database_replaced_under_a_busy_writer_of_another_process_stays_sound(tm
     assert sqlite3.connect(tmp_path / "calico.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_journal_that_another_process_takes_away_while_it_is_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It noticed that the file was replaced, and the journal was that of the old one."""
+    with opened(tmp_path) as store:
+        store.create(set_key("a"), network_set("a"))
+    real, taken = os.open, list[str]()
+
+    def open_once_too_late(path: str, *arguments: int, **more: object) -> int:
+        if str(path).endswith("-wal") and not taken:
+            taken.append(path)
+            os.unlink(path)
+        return real(path, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", open_once_too_late)
+    with opened(tmp_path) as store:
+        store.create(set_key("b"), network_set("b"))
+    assert taken
+    with opened(tmp_path) as store:
+        assert names(store.list([ALL_SETS]).records) == ["a", "b"]
+
+
 def test_same_file_under_another_inode_number_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
     """As when an overlay filesystem copies it up at the first write."""
     with opened(tmp_path) as store:

@@ -184,7 +184,7 @@ class Database:
 
     # ── opening ──
 
-    def _open(self) -> Opened:
+    def _open(self, attempts: int = 3) -> Opened:
         with self._opening:
             if self._closed:
                 raise DatastoreUnavailable(what=f"the datastore {self.path} was closed", todo="open it again")
@@ -218,6 +218,10 @@ class Database:
                 raise self.unavailable(exc, "nothing was changed") from exc
             except OSError as exc:
                 close_quietly(connection)
+                if isinstance(exc, FileNotFoundError) and attempts > 1 and os.path.exists(self.path):
+                    # Another process that noticed the replacement took the old file's journal away, which SQLite had
+                    # just opened here.
+                    return self._open(attempts - 1)
                 raise self._gone(exc) from exc
             except BaseException:
                 close_quietly(connection)
