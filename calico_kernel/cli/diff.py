@@ -72,6 +72,10 @@ def _diff(args: argparse.Namespace, session: Session) -> int:
             continue
         if lines:
             status = status or 1
+            origin = store.derived_from(key_of(new))
+            if origin:
+                said = f"{called(one)} is made from {origin}: what of it is not Calico's own stays as it is there"
+                print(visible(said), file=sys.stderr)
             sys.stdout.write("".join(_coloured(line) for line in lines))
     return status
 

@@ -75,3 +75,16 @@ def test_query_is_answered_from_the_same_objects(run: Run) -> None:
         'Policy "host-untracked" applies to these endpoints:\n  Host endpoint rack1-host1/rack1-host1-eth0; selector'
     )
     assert "  Global network set feed\n" in run(calicoq, "eval", "has(threat) || has(feed) || all()")
+
+
+def test_diff_says_what_belongs_to_kubernetes(
+    stored: Path, empty: KubernetesServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty.request("POST", "/api/v1/nodes", {"metadata": {"name": "of-kubernetes"}})
+    file = tmp_path / "node.yaml"
+    file.write_text("apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: of-kubernetes}\n")
+    try:
+        assert calicoctl.main(["diff", "-f", str(file), "-c", str(stored)]) == 1
+        assert "Node(of-kubernetes) is made from Node of-kubernetes: what of it is not" in capsys.readouterr().err
+    finally:
+        empty.request("DELETE", "/api/v1/nodes/of-kubernetes")
