@@ -92,6 +92,14 @@ def test_copy_is_equal_and_only_the_target_is_unlocked(source: Mortal, target: M
     assert isinstance(target.get(ResourceKey("GlobalNetworkPolicy", "", "broken")).value, Malformed)
 
 
+def test_what_nodes_report_is_not_carried_and_does_not_make_a_target_used(source: Mortal, target: Mortal) -> None:
+    said = b'{"time":"2026-11-21T12:00:00Z","uptime":1,"first_update":true}'
+    for store, node in ((source, "n1"), (target, "n2")):
+        store.write_raw(keys.path(keys.NodeStatusKey(node)), said)
+    assert copy(source, target, settle_s=0).verified
+    assert [record.key for record in target.list([keys.StatusQuery()]).records] == [keys.NodeStatusKey("n2")]
+
+
 def test_cluster_information_of_a_newer_version_is_kept_too(target: Mortal) -> None:
     source, path = Mortal(), keys.path(INFORMATION)
     raw = (
