@@ -113,4 +113,5 @@ def _warnings(subject: str, one: Read, resource: Any) -> Iterator[Warned]:
         said = f"is not given: {resource.metadata.namespace!r} is taken"
         yield Warned(subject, "metadata.namespace", said)
     for field, said in oddities(resource):
-        yield Warned(subject, field, said)
+        if not (one.converted and field == "metadata.name"):  # its author gave it another
+            yield Warned(subject, field, said)

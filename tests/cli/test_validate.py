@@ -113,6 +113,11 @@ def test_warning_does_not_fail_but_where_asked(ctl: Any) -> None:
         (of("FelixConfiguration", "", "n1"), [("metadata.name", "is neither 'default' nor 'node.<name of a node>'")]),
         (of("FelixConfiguration", "", "node.n1"), []),
         (of("NetworkSet", "nets: [10.0.0.0/8]"), [("metadata.namespace", "is not given: 'default' is taken")]),
+        (
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: a}\n"
+            "spec: {tier: Admin, priority: 1, subject: {namespaces: {}}}\n",
+            [],
+        ),
         (POLICY + "---\n" + POLICY, [("metadata.name", "is that of another document in -")]),
     ],
 )
