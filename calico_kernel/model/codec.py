@@ -40,9 +40,9 @@ METADATA_ANNOTATION = "projectcalico.org/metadata"
 _encoder = mjson.Encoder(order="deterministic")
 _resource_decoders: dict[str, mjson.Decoder[Any]] = {}
 _record_decoders: dict[type, mjson.Decoder[Any]] = {}
-_making = threading.RLock()
-"""One decoder is made at a time: msgspec shows what it knows of a struct to other threads before it is complete, and a
-decoder that is built from that, as of metadata, which every kind has, ends the process."""
+making = threading.RLock()
+"""Held by whoever makes a decoder, in a plugin too: msgspec shows what it knows of a struct to other threads before it
+is complete, and a decoder that is built from that, as of metadata, which every kind has, ends the process."""
 _GO_ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),
@@ -150,7 +150,7 @@ def _from_stored(key: ResourceKey, resource: Resource, revision: str) -> Resourc
 def _resource_decoder(kind: str) -> mjson.Decoder[Any]:
     decoder = _resource_decoders.get(kind)
     if decoder is None or decoder.type is not KINDS[kind].type:
-        with _making:
+        with making:
             decoder = _resource_decoders[kind] = mjson.Decoder(KINDS[kind].type)
     return decoder
 
@@ -183,7 +183,7 @@ def _decode_status(key: Key, raw: bytes) -> Value:
 def _record_decoder(value_type: type[T]) -> mjson.Decoder[T]:
     decoder = _record_decoders.get(value_type)
     if decoder is None:
-        with _making:
+        with making:
             decoder = _record_decoders[value_type] = mjson.Decoder(value_type)
     return decoder
 

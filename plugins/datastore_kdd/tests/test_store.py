@@ -6,13 +6,14 @@ import contextlib
 import re
 import threading
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
 import pytest
 
-from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Collection, Selection
+from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Collection, Mapping, Selection
 from calico_datastore_kdd.mapping import open_mapping
 from calico_datastore_kdd.settings import KubernetesSettings
 from calico_datastore_kdd.store import KubernetesDatastore, merged
@@ -36,6 +37,7 @@ from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.testing.datastore import collect, mark_of, names, network_set, set_key
 
 SETS = ResourceQuery("GlobalNetworkSet")
+EVERYTHING: Sequence[Query] = (*Calculator.queries(), BlockAffinityQuery())
 BLOCK = AllocationBlock(cidr="10.0.0.0/30", allocations=(None,) * 4, unallocated=(0, 1, 2, 3))
 Counted = tuple[KubernetesDatastore, list[str]]
 
@@ -238,6 +240,17 @@ def test_threads_share_the_connections_that_there_are(store: KubernetesDatastore
         thread.join()
     assert not failures
     assert len(store._api._idle) <= 8
+
+
+def test_threads_that_need_a_kind_for_the_first_time_together_get_the_same_collection() -> None:
+    def ask(mapping: Mapping) -> list[Collection]:
+        return [selection.collection for query in EVERYTHING for selection in mapping.collections(query)]
+
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(20):
+            mapping = open_mapping()
+            found = list(pool.map(ask, [mapping] * 6))
+            assert all(one == found[0] for one in found)
 
 
 # ── what is read for several queries ──

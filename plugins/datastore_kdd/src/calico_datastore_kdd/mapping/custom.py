@@ -139,16 +139,20 @@ class CustomFamily(Family):
         """Made on first use: plugins may add kinds at any time."""
         found = self._collections.get(kind)
         if found is None:
-            info = KINDS[kind]
-            found = self._collections[kind] = Collection(
-                name=f"{kind} resources",
-                path=f"/apis/{self._group}",
-                plural="ipamconfigs" if self._group == CRD_GROUP and kind == "IPAMConfiguration" else info.plural,
-                namespaced=info.namespaced,
-                reader=CustomReader(kind, self._group),
-                optional=kind not in ESSENTIAL,
-            )
+            with codec.making:
+                found = self._collections.setdefault(kind, self._make_collection(kind))
         return found
+
+    def _make_collection(self, kind: str) -> Collection:
+        info = KINDS[kind]
+        return Collection(
+            name=f"{kind} resources",
+            path=f"/apis/{self._group}",
+            plural="ipamconfigs" if self._group == CRD_GROUP and kind == "IPAMConfiguration" else info.plural,
+            namespaced=info.namespaced,
+            reader=CustomReader(kind, self._group),
+            optional=kind not in ESSENTIAL,
+        )
 
     def collections(self) -> Sequence[Collection]:
         return [self._collection(kind) for kind in KINDS if kind not in ELSEWHERE]

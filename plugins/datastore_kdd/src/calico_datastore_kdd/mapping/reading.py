@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from msgspec import json as mjson
 
 from calico_datastore_kdd.collection import BOOKMARK, ERROR, GONE, PUT, Page, Reader, WatchEvent
+from calico_kernel.model import codec
 from calico_kernel.model.codec import without_nulls
 from calico_kernel.model.keys import Key
 from calico_kernel.model.meta import Wire
@@ -74,9 +75,10 @@ class ObjectReader(Reader, Generic[T]):
     (``_malformed``)."""
 
     def __init__(self, object_type: Any) -> None:
-        self._object: mjson.Decoder[T] = mjson.Decoder(object_type)
-        self._list = cast("mjson.Decoder[Listed[T]]", mjson.Decoder(Listed[object_type]))
-        self._event = cast("mjson.Decoder[Watched[T]]", mjson.Decoder(Watched[object_type]))
+        with codec.making:
+            self._object: mjson.Decoder[T] = mjson.Decoder(object_type)
+            self._list = cast("mjson.Decoder[Listed[T]]", mjson.Decoder(Listed[object_type]))
+            self._event = cast("mjson.Decoder[Watched[T]]", mjson.Decoder(Watched[object_type]))
         self._type = object_type
 
     @abc.abstractmethod
