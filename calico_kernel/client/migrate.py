@@ -147,6 +147,7 @@ class _Copy:
         self.underived: dict[str, str] = {}
         self.homeless: dict[str, str] = {}
         self.tried: set[str] = set()
+        self.held: Contents = {}
 
     def run(self) -> CopyReport:
         started = time.monotonic()
@@ -280,11 +281,16 @@ class _Copy:
     def _read(self, store: Datastore) -> Contents:
         found = {keys.path(key): (key, raw) for key, raw in store.list_stored(everything())}
         if store is not self.source:
+            self.held = found
             return found
         if self.leaving:
             return {path: (key, likeness.leaving(key, raw)) for path, (key, raw) in found.items()}
-        if self.objects and self.target.derived_from(IpamConfigKey()) and keys.path(IpamConfigKey()) in found:
-            found.pop(keys.path(ENGINE_CONFIG), None)  # one object there, and the engine obeys the other record here
+        if self.objects and keys.path(IpamConfigKey()) in found:
+            views = (
+                ENGINE_CONFIG,
+                IpamConfigKey(),
+            )  # one object there; here the engine obeys its own record, or is one too
+            found.pop(keys.path(views[likeness.made_of_objects(self.source)]), None)
         return found
 
     def _same(self, key: Key, wanted: bytes, held: bytes) -> bool:
@@ -399,22 +405,24 @@ class _Copy:
         return self._admitted(key, lambda: self.target.put(key, _stored(value)))
 
     def _complete(self, key: Key, value: Any) -> bool:
-        """Give an object of the target's system what only we know of it."""
-        self.tried.add(keys.path(key))
-        try:
-            held = self.target.get(key)
-        except NotFound:
-            self.underived[keys.path(key)] = self._made_of(key)
-            return False
-        wanted = likeness.entering(value, held.value)
-
-        def write() -> None:
+        """Give an object of the target's system what only we know of it, where it takes that: else ``adjusted`` tells
+        what it says instead."""
+        path = keys.path(key)
+        self.tried.add(path)
+        while path in self.held:
             try:
-                self.target.put(key, _stored(wanted))
+                there = self.target.get(key)
+                wanted = likeness.entering(value, there.value)
+                self.target.update(key, _stored(wanted), revision=there.revision)
+            except RevisionConflict:
+                continue  # its own controllers write it too
             except NotPermitted:
-                return  # all of it is decided there; ``adjusted`` tells where it says something else
-
-        return self._admitted(key, write)
+                return False
+            except NotFound:
+                break
+            return True
+        self.underived[path] = self._made_of(key)
+        return False
 
     def _admitted(self, key: Key, write: Callable[[], object]) -> bool:
         try:

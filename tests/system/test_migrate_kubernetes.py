@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import msgspec
 import pytest
 
 from calico_datastore_etcd.settings import EtcdSettings
@@ -288,6 +289,22 @@ def test_policy_whose_namespace_is_missing_ends_the_copy_locked_until_it_is_ther
     }
     assert report["underived"][f"{RESOURCES}nodes/unknown"] == "Node unknown"
     assert kube.store.get(ResourceKey("NetworkPolicy", "later", "closed"))
+
+
+def test_person_is_told_what_the_cluster_does_not_hold_and_what_it_says_otherwise(places: Places) -> None:
+    first, _, kube, _ = places
+    load_golden(first.store)
+    add_node(first.store, "unknown")
+    client = Client(store=first.store)
+    node = client.get("Node", NODES[1])
+    client.update(msgspec.structs.replace(node, metadata=msgspec.structs.replace(node.metadata, labels={"zone": "b"})))
+    ran = subprocess.run(command(first, kube, "-o", "text"), capture_output=True, text=True, check=False)
+    said = ran.stdout.splitlines()
+    assert ran.returncode == 0, ran.stderr
+    assert f"  {RESOURCES}nodes/unknown: Node unknown" in said
+    assert f"  {RESOURCES}nodes/{NODES[1]}: metadata.labels.zone" in said
+    (profile,) = [line for line in said if "profiles/bench" in line]
+    assert "Kubernetes has no place for it" in profile
 
 
 def test_field_that_the_definitions_do_not_keep_is_told(places: Places) -> None:
