@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
-import attrs
 from msgspec import Struct, field
 
 from calico_kernel.model.meta import always, always_map
@@ -73,8 +72,7 @@ class IpamHost(Struct, frozen=True, kw_only=True, gc=False):
     """Marker that a node has used IPAM; empty."""
 
 
-@attrs.frozen(kw_only=True)
-class AssignRequest:
+class AssignRequest(Struct, frozen=True, kw_only=True):
     """Addresses wanted, all or none.
 
     num_ipv4, num_ipv6:      how many of each family.
@@ -92,30 +90,27 @@ class AssignRequest:
     pools_ipv6: tuple[str, ...] = ()
     addresses: tuple[Address, ...] = ()
     namespace: str = ""
-    namespace_labels: Mapping[str, str] = attrs.field(factory=dict)
-    attributes: Mapping[str, str] = attrs.field(factory=dict)
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     intended_use: str = "Workload"
     max_blocks: int = 0
 
 
-@attrs.frozen(kw_only=True)
-class AssignedAddress:
+class AssignedAddress(Struct, frozen=True, kw_only=True):
     address: Address
     block: str
     pool: str
     sequence_number: int
 
 
-@attrs.frozen(kw_only=True)
-class Assignment:
+class Assignment(Struct, frozen=True, kw_only=True):
     addresses: tuple[AssignedAddress, ...]
 
     def of_family(self, version: int) -> tuple[Address, ...]:
         return tuple(a.address for a in self.addresses if a.address.version == version)
 
 
-@attrs.frozen(kw_only=True)
-class ReleaseRequest:
+class ReleaseRequest(Struct, frozen=True, kw_only=True):
     """One address to give back. ``handle`` and ``sequence_number``, when given, must still match, else the whole call
     is refused with RevisionConflict: a re-used address is never taken from its new owner."""
 
@@ -124,22 +119,20 @@ class ReleaseRequest:
     sequence_number: int | None = None
 
 
-@attrs.frozen(kw_only=True)
-class AddressInfo:
+class AddressInfo(Struct, frozen=True, kw_only=True):
     """What is known of one address; ``handle`` None means not assigned."""
 
     address: Address
     handle: str | None
     block: str | None
     block_node: str | None
-    attributes: Mapping[str, str] = attrs.field(factory=dict)
-    alternate_attributes: Mapping[str, str] = attrs.field(factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    alternate_attributes: Mapping[str, str] = field(default_factory=dict)
     sequence_number: int | None = None
     released_at: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class BlockUsage:
+class BlockUsage(Struct, frozen=True, kw_only=True):
     cidr: str
     pool: str | None
     node: str | None
@@ -148,8 +141,7 @@ class BlockUsage:
     reserved: int
 
 
-@attrs.frozen(kw_only=True)
-class PoolUsage:
+class PoolUsage(Struct, frozen=True, kw_only=True):
     name: str
     cidr: str
     total: int
@@ -158,14 +150,12 @@ class PoolUsage:
     blocks: tuple[BlockUsage, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class IpamReport:
+class IpamReport(Struct, frozen=True, kw_only=True):
     pools: tuple[PoolUsage, ...]
     orphan_blocks: tuple[BlockUsage, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class IpamProblem:
+class IpamProblem(Struct, frozen=True, kw_only=True):
     """One inconsistency found by ``Ipam.check``: what, where, and whether collecting it is safe."""
 
     kind: str

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
+import msgspec
 
 from calico_ipam_blocks import blocks
 from calico_ipam_blocks.blocks import Span, span_of
@@ -134,7 +135,7 @@ def _address_problems(
             problem = _problem(LEAK, str(address), detail, address=address, handle=holder.handle_id)
             assigned_s = _assigned_at(owner)
             old = assigned_s is not None and now_ns / 1e9 - assigned_s > leak_grace_s
-            found.append(attrs.evolve(problem, collectable=old))
+            found.append(msgspec.structs.replace(problem, collectable=old))
     return found
 
 
