@@ -1,13 +1,14 @@
 """Handing addresses out: from a block affine to the node, a new block, another node's empty one, or a borrowed one.
 
 Cost:  an assignment from a block used before: the handle and the block are written, nothing is read. The block is taken
-       from memory and the compare-and-swap decides whether it still is what it was.
+       from memory and the compare-and-swap decides whether it still is what it was. Requests that wait for their turn
+       share the write of the block: many pods that start at once wait for a few writes, not for one after the other.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -55,6 +56,25 @@ class Task:
 
 
 @attrs.define(eq=False)
+class Waiting:
+    """A request whose handle is counted up already, for the blocks that will probably serve it whole.
+
+    ahead:   the block for each task.
+    looked_at:  whether a common write was tried. ``failed``: how it went wrong, and perhaps was carried out."""
+
+    request: AssignRequest
+    tasks: Sequence[Task]
+    ahead: Mapping[Span, Task]
+    looked_at: bool = False
+    failed: Exception | None = None
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """What was counted and not taken."""
+        return {str(span): task.wanted for span, task in self.ahead.items() if task.missing}
+
+
+@attrs.define(eq=False)
 class Assigner:
     _state: State
     _finder: Finder
@@ -64,14 +84,20 @@ class Assigner:
     def assign(self, request: AssignRequest) -> Assignment:
         if request.addresses:
             return self._assign_exact(request)
+        tasks = self._tasks(request)
+        return self._assign(request, tasks, lambda: self._take_hot(tasks))
+
+    def _tasks(self, request: AssignRequest) -> Sequence[Task]:
         kind = "virtual" if request.intended_use == "LoadBalancer" else "host"
-        tasks = [
+        return [
             Task(request, version, wanted, self._state.inventory.qualifying(request, version), kind)
             for version, wanted in ((4, request.num_ipv4), (6, request.num_ipv6))
             if wanted > 0
         ]
+
+    def _assign(self, request: AssignRequest, tasks: Sequence[Task], first: Callable[[], None]) -> Assignment:
         try:
-            self._take_hot(tasks)
+            first()
             for task in tasks:
                 if task.missing:
                     self._take_affine(task)
@@ -84,6 +110,94 @@ class Assigner:
             raise
         return Assignment(addresses=tuple(assigned for task in tasks for assigned in task.taken))
 
+    # ── several at once ──
+
+    def count_ahead(self, request: AssignRequest) -> Waiting | None:
+        """Count the handle up for blocks that memory says will serve it whole; None when it knows none. In the thread
+        of the request, while others write."""
+        if request.addresses:
+            return None
+        try:
+            tasks = self._tasks(request)
+        except IpamError:
+            return None  # found out, and told, in its turn
+        ahead: dict[Span, Task] = {}
+        for task in tasks:
+            span = self._likely(task)
+            if span is None:
+                return None
+            ahead[span] = task
+        if ahead:
+            self._state.ledger.count_up(request.handle, {str(span): task.wanted for span, task in ahead.items()})
+        return Waiting(request, tasks, ahead) if ahead else None
+
+    def _likely(self, task: Task) -> Span | None:
+        remembered = self._state.hot.get((task.affinity, task.version), {}).copy()  # the turn's holder changes it
+        for span, record in remembered.items():
+            free = blocks.free_count(block_in(record), self._state.reserved_in(span))
+            if task.pool_of(span) is not None and free >= task.wanted:
+                return span
+        return None
+
+    def serve(self, waiting: Sequence[Waiting]) -> None:
+        """Serve as many as their blocks have room for, each whole or not at all, with one write for each block."""
+        bases: dict[Span, Record] = {}
+        drafts: dict[Span, AllocationBlock] = {}
+        takers: dict[Span, list[tuple[Waiting, Sequence[int]]]] = {}
+        for one in waiting:
+            one.looked_at = True
+            for span, (record, draft, ordinals) in self._drafted(one, bases, drafts).items():
+                bases[span], drafts[span] = record, draft
+                takers.setdefault(span, []).append((one, ordinals))
+        for span, taking in takers.items():
+            affinity = taking[0][0].ahead[span].affinity
+            try:
+                self._state.remember(affinity, span, self._state.ledger.write_block(bases[span], drafts[span]))
+            except (RevisionConflict, NotFound):
+                self._state.forget(affinity, span)
+            except Exception as exc:  # noqa: BLE001 -- each request raises it, in its own thread
+                for one, _ in taking:
+                    one.failed = exc
+            else:
+                for one, ordinals in taking:
+                    task = one.ahead[span]
+                    pool = task.pool_of(span)
+                    assert pool is not None
+                    self._record_taken(task, span, pool, drafts[span], ordinals)
+
+    def _drafted(
+        self, one: Waiting, bases: Mapping[Span, Record], drafts: Mapping[Span, AllocationBlock]
+    ) -> Mapping[Span, tuple[Record, AllocationBlock, Sequence[int]]]:
+        """The blocks as they would be with this request served too; {} when one of them lacks the room."""
+        made: dict[Span, tuple[Record, AllocationBlock, Sequence[int]]] = {}
+        for span, task in one.ahead.items():
+            record = bases.get(span) or self._state.hot.get((task.affinity, task.version), {}).get(span)
+            if record is None:
+                return {}
+            block = drafts[span] if span in drafts else block_in(record)
+            draft, ordinals = self._allocate(block, task, task.wanted, span)
+            if len(ordinals) < task.wanted:
+                return {}
+            made[span] = (record, draft, ordinals)
+        return made
+
+    def finish(self, waiting: Waiting) -> Assignment:
+        """After ``serve``: what it could not give is assigned alone."""
+
+        def correct() -> None:
+            if waiting.failed is not None:
+                raise waiting.failed
+            if waiting.lost:
+                self._state.ledger.count_down(waiting.request.handle, waiting.lost)
+
+        return self._assign(waiting.request, waiting.tasks, correct)
+
+    def abandon(self, waiting: Waiting) -> None:
+        """It was never served: nothing stands behind what was counted."""
+        quietly(lambda: self._state.ledger.count_down(waiting.request.handle, waiting.lost))
+
+    # ── one alone ──
+
     def _take_hot(self, tasks: Sequence[Task]) -> None:
         """Serve what remembered blocks can serve whole, with one write of the handle for both families."""
         picks = []
@@ -92,7 +206,7 @@ class Assigner:
                 pool = task.pool_of(span)
                 if pool is None:
                     continue
-                changed, ordinals = self._allocate(record, task, task.wanted, span)
+                changed, ordinals = self._allocate(block_in(record), task, task.wanted, span)
                 if len(ordinals) == task.wanted:
                     picks.append((task, span, pool, record, changed, ordinals))
                     break
@@ -181,7 +295,9 @@ class Assigner:
         assert pool is not None
         counted = 0
         for _ in range(ATTEMPTS):
-            changed, ordinals = self._allocate(record, task, task.missing, span) if record is not None else (None, ())
+            changed, ordinals = (
+                self._allocate(block_in(record), task, task.missing, span) if record is not None else (None, ())
+            )
             if len(ordinals) > counted:
                 self._state.ledger.count_up(task.request.handle, {str(span): len(ordinals) - counted})
             elif len(ordinals) < counted:
@@ -202,11 +318,11 @@ class Assigner:
         self._state.ledger.count_down(task.request.handle, {str(span): counted})
         raise contended(f"block {span}")
 
-    def _allocate(self, record: Record, task: Task, count: int, span: Span) -> tuple[AllocationBlock, tuple[int, ...]]:
+    def _allocate(
+        self, block: AllocationBlock, task: Task, count: int, span: Span
+    ) -> tuple[AllocationBlock, tuple[int, ...]]:
         config = self._state.inventory.config
-        block = blocks.collect_cold(
-            block_in(record), cooldown_s=config.ip_cooldown_seconds, now_ns=self._state.ledger.now_ns()
-        )
+        block = blocks.collect_cold(block, cooldown_s=config.ip_cooldown_seconds, now_ns=self._state.ledger.now_ns())
         if config.strict_affinity and block.affinity != task.affinity:
             return block, ()
         request = task.request

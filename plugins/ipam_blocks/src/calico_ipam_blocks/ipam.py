@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from calico_ipam_blocks import blocks, checks, usage
-from calico_ipam_blocks.assigning import Assigner
+from calico_ipam_blocks.assigning import Assigner, Waiting
 from calico_ipam_blocks.blocks import Span, span_of
 from calico_ipam_blocks.finder import Finder
 from calico_ipam_blocks.inventory import Inventory
@@ -19,7 +19,7 @@ from calico_ipam_blocks.ledger import ATTEMPTS, Ledger, block_in, split_affinity
 from calico_ipam_blocks.releasing import Releaser
 from calico_ipam_blocks.settings import BlocksSettings
 from calico_ipam_blocks.state import State
-from calico_kernel.errors import IpamError, NotFound, RevisionConflict
+from calico_kernel.errors import DatastoreError, IpamError, NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore, Ipam
 from calico_kernel.model.ipam import (
     Address,
@@ -44,7 +44,8 @@ from calico_kernel.model.keys import (
 
 
 class BlocksIpam(Ipam):
-    """Requests of one process take turns: its threads would only make each other's compare-and-swaps fail."""
+    """Requests of one process take turns: its threads would only make each other's compare-and-swaps fail. Whoever has
+    the turn serves all who wait for it."""
 
     def __init__(
         self, datastore: Datastore, settings: BlocksSettings | None = None, log: logging.Logger | None = None
@@ -60,14 +61,21 @@ class BlocksIpam(Ipam):
             self._state, Finder(self._state, self._settings.reclaim_age_s, log), self._releaser, log
         )
         self._turn = threading.RLock()
+        self._queue_lock = threading.Lock()
+        self._queue: list[Waiting] = []
 
     def assign(self, request: AssignRequest) -> Assignment:
         if not request.node or not request.handle:
             raise IpamError(what="an address was asked for without a node or a handle", todo="name both")
+        self._inventory.refresh()
+        waiting = self._assigner.count_ahead(request)
+        if waiting is not None:
+            with self._queue_lock:
+                self._queue.append(waiting)
         with self._turn:
-            self._inventory.refresh()
+            self._serve(waiting)
             try:
-                return self._assigner.assign(request)
+                return self._assigner.assign(request) if waiting is None else self._assigner.finish(waiting)
             except IpamError:
                 # The watch of a remote datastore may lag behind: never refuse on old knowledge.
                 known = self._inventory.seen_by(request.node)
@@ -75,6 +83,22 @@ class BlocksIpam(Ipam):
                 if self._inventory.seen_by(request.node) == known:
                     raise
                 return self._assigner.assign(request)
+
+    def _serve(self, waiting: Waiting | None) -> None:
+        """In the turn: serve everybody who waits, unless somebody has served this one meanwhile."""
+        if waiting is not None and waiting.looked_at:
+            return
+        try:
+            self._inventory.refresh()
+        except DatastoreError:
+            if waiting is not None:
+                with self._queue_lock:
+                    self._queue = [one for one in self._queue if one is not waiting]
+                self._assigner.abandon(waiting)
+            raise
+        with self._queue_lock:
+            batch, self._queue = self._queue, []
+        self._assigner.serve(batch)
 
     def release(self, requests: Sequence[ReleaseRequest]) -> Sequence[Address]:
         with self._turn:
