@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Group
 from calico_datastore_kdd.mapping import open_mapping
-from calico_datastore_kdd.mapping.ipam import affinity_name, cidr_of, hostname_hash, name_of
+from calico_datastore_kdd.mapping.ipam import affinity_name, cidr_of, handle_name, hostname_hash, name_of
 from calico_kernel.errors import DatastoreError, NotPermitted
 from calico_kernel.model.ipam import (
     AllocationBlock,
@@ -84,6 +85,14 @@ def test_names_are_those_of_calico() -> None:
     assert hostname_hash("rack1-host1") == "F26WDF6IGJ6IQ2AJBANH4T2GMBKQZ7EAJD2BUOFUPDMPWY4PHTJQ"
     place = open_mapping().locate(HandleKey("Net.ABC"))
     assert place is not None and place.name == "net.abc"
+
+
+@given(st.text(min_size=1))
+def test_every_handle_has_a_name_that_kubernetes_takes(handle: str) -> None:
+    name = handle_name(handle)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", name) and len(name) <= 253
+    assert handle_name("Net.abc-1") == "net.abc-1" and handle_name("a b") != handle_name("a-b")
+    assert handle_name("a/b").startswith("a-b-")
 
 
 @given(st.ip_addresses(), st.integers(0, 128))

@@ -192,6 +192,7 @@ class BlocksIpam(Ipam):
                 todo="correct the value",
             )
         self._datastore.put(IpamConfigKey(), config)
+        self._inventory.refresh(anew=True)  # who set it must see it at once; the watch tells some time later
 
     def release_pool(self, cidr: str) -> None:
         inside = span_of(cidr)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Any
@@ -50,6 +51,9 @@ NAME_LIMIT = 253
 HOSTNAME_HASH = "projectcalico.org/hostname-hash"
 AFFINITY_TYPE = "projectcalico.org/affinity-type"
 IP_VERSION = "projectcalico.org/ip-version"
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+"""What Kubernetes takes for a name."""
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 class _Meta(Wire):
@@ -236,6 +240,16 @@ def affinity_name(host: str, cidr: str) -> str:
     return f"{host[: NAME_LIMIT - 1 - len(short) - 13]}-{short}-{digest}"
 
 
+def handle_name(handle: str) -> str:
+    """Calico's name of a handle object: in small letters. A handle that cannot be a name so, and that Calico therefore
+    cannot keep in Kubernetes at all, gets one with a hash."""
+    name = handle.lower()
+    if len(name) <= NAME_LIMIT and _SUBDOMAIN.fullmatch(name):
+        return name
+    digest = hashlib.sha256(handle.encode(errors="surrogatepass")).hexdigest()[:32]
+    return f"{_NOT_IN_NAMES.sub('-', name)[:100].strip('-') or 'handle'}-{digest}"
+
+
 def hostname_hash(host: str) -> str:
     """A host's name as a label value, which may be shorter than the name."""
     return base64.b32encode(hashlib.sha3_256(host.encode()).digest()).rstrip(b"=").decode()
@@ -301,7 +315,7 @@ class IpamFamily(Family):
         if isinstance(key, BlockAffinityKey):
             return Place(collection=self._affinities, name=affinity_name(key.owner, key.cidr))
         if isinstance(key, HandleKey):
-            return Place(collection=self._handles, name=key.handle.lower())
+            return Place(collection=self._handles, name=handle_name(key.handle))
         if isinstance(key, IpamConfigKey):
             return Place(collection=self._config, name=CONFIG_NAME)
         return None
