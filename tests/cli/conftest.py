@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +26,15 @@ Run = Callable[..., Ran]
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
-    """A real API server, for all tests that need one."""
+    """A real API server with our custom resources, for all tests that need one."""
     made = KubernetesServer(tmp_path_factory.mktemp("kubernetes"))
     made.start()
+    crds = subprocess.run(
+        [sys.executable, "-m", "calico_kernel.cli.calicoctl", "crds"], capture_output=True, check=True
+    )
+    kubectl = ["kubectl", f"--kubeconfig={made.kubeconfig}"]
+    subprocess.run([*kubectl, "apply", "--server-side", "-f", "-"], input=crds.stdout, capture_output=True, check=True)
+    subprocess.run([*kubectl, "wait", "--for=condition=Established", "crd", "--all"], capture_output=True, check=True)
     yield made
     made.kill()
 
