@@ -353,8 +353,10 @@ _BY_STRUCT: Mapping[str, list[Rule]] = {
     "StagedKubernetesNetworkPolicySpec": [
         _delete_is_bare(
             *map(_given, ("ingress", "egress", "policyTypes")),
-            _given("podSelector.matchLabels").replace("has(", "has(self.podSelector) && has(", 1),
-            _given("podSelector.matchExpressions").replace("has(", "has(self.podSelector) && has(", 1),
+            *(
+                f"(has(self.podSelector) && {_given(name, 'self.podSelector')})"
+                for name in ("matchLabels", "matchExpressions")
+            ),
         )
     ],
     "IPPoolSpec": _POOL,
