@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Collection, Mapping, Selection
+from calico_datastore_kdd.listing import Asked
 from calico_datastore_kdd.mapping import open_mapping
 from calico_datastore_kdd.settings import KubernetesSettings
 from calico_datastore_kdd.store import KubernetesDatastore, merged
@@ -261,9 +262,12 @@ def test_no_object_is_read_twice_for_several_queries() -> None:
         Collection(name=name, path="/apis/x/v1", plural=name, namespaced=True, reader=None)  # type: ignore[arg-type]
         for name in ("sets", "policies")
     )
+    a, b = SETS, ResourceQuery("NetworkPolicy")
     of_one = Selection(collection=sets, namespace="one")
-    labelled = [Selection(collection=policies, params=(("labelSelector", text),)) for text in ("a=b", "!a")]
-    assert merged([[of_one], [of_one]]) == [of_one]
-    assert merged([[of_one], [Selection(collection=sets)]]) == [Selection(collection=sets)]
-    assert {s.params for s in merged([labelled, labelled])} == {s.params for s in labelled}
-    assert merged([labelled, [Selection(collection=policies)]]) == [Selection(collection=policies)]
+    labelled = [Selection(collection=policies, params=(("labelSelector", text),)) for text in ("!a", "a=b")]
+    whole = Selection(collection=policies)
+    assert merged([(a, [of_one]), (b, [of_one])]) == [Asked(of_one, (a, b))]
+    assert merged([(a, [of_one]), (b, [Selection(collection=sets)])]) == [Asked(Selection(collection=sets), (a, b))]
+    assert merged([(a, labelled), (b, labelled)]) == [Asked(one, (a, b)) for one in labelled]
+    assert merged([(a, labelled), (b, [whole])]) == [Asked(whole, (a, b))]
+    assert merged([(a, [of_one]), (b, [whole])]) == [Asked(of_one, (a,)), Asked(whole, (b,))]

@@ -98,7 +98,11 @@ class Connection(http.client.HTTPConnection):
 
     def is_stale(self) -> bool:
         """Something came that was not asked for: mostly, that the server has closed it."""
-        return self.sock is None or bool(select.select([self.sock], [], [], 0)[0])
+        if self.sock is None:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class Api:
@@ -150,9 +154,10 @@ class Api:
         body: bytes,
         content_type: str,
         finish: Callable[[Connection, http.client.HTTPResponse, float], Any],
-        attach: Callable[[Connection], None] = lambda _connection: None,
+        attach: Callable[[Connection], None] | None = None,
     ) -> Any:
-        """What ``finish`` makes of a good answer. ``attach`` is told of each connection before it is used."""
+        """What ``finish`` makes of a good answer. ``attach`` is told of each connection before it is used, which then
+        is its own: it never goes back to the others."""
         deadline = time.monotonic() + self._timeout_s
         renewed, connects, broken = False, 0, 0
         while True:
@@ -169,11 +174,12 @@ class Api:
                 continue
             reused = connection.used
             try:
-                attach(connection)
+                if attach is not None:
+                    attach(connection)
                 response = self._send(connection, method, target, body, content_type, deadline)
                 if response.status < 300:
                     return finish(connection, response, deadline)
-                refused = self._refusal(connection, response, method, target, deadline)
+                refused = self._refusal(connection, response, method, target, deadline, keep=attach is None)
             except _BROKEN as exc:
                 connection.close()
                 # A connection that was kept may have been closed by the server just then.
@@ -245,13 +251,20 @@ class Api:
         return raw
 
     def _refusal(
-        self, connection: Connection, response: http.client.HTTPResponse, method: str, target: str, deadline: float
+        self,
+        connection: Connection,
+        response: http.client.HTTPResponse,
+        method: str,
+        target: str,
+        deadline: float,
+        *,
+        keep: bool,
     ) -> Refused:
         raw = _read(connection, response, deadline, ERROR_BYTES)
-        if response.will_close or not response.isclosed():
-            connection.close()
-        else:
+        if keep and response.isclosed() and not response.will_close:
             self._give_back(connection)
+        else:
+            connection.close()
         try:
             status = _status.decode(raw)
         except msgspec.DecodeError:

@@ -57,10 +57,17 @@ _head = msgspec.json.Decoder(_Head)
 _items = msgspec.json.Decoder(_Items)
 
 
+class Asked(Struct, frozen=True):
+    """What to read, and the queries that it may answer."""
+
+    selection: Selection
+    queries: tuple[Query, ...]
+
+
 class Fetched(Struct, frozen=True):
     """One page, not decoded yet. ``raw`` None: the collection is not served."""
 
-    selection: Selection
+    asked: Asked
     raw: bytes | None
     revision: str
     more: bool = False
@@ -94,50 +101,50 @@ class Lister:
         self._api, self._log, self._unserved = api, log, unserved
 
     def read(
-        self, selections: Sequence[Selection], queries: Sequence[Query], at: Positions | None, *, whole: bool = False
+        self, reading: Sequence[Asked], at: Positions | None, *, whole: bool = False
     ) -> tuple[list[Record], Positions]:
         """``whole``: the values remember fields that are unknown here, at some cost.
         Raises RevisionTooOld, DatastoreUnavailable, NotPermitted."""
         for attempt in range(ATTEMPTS):
             try:
-                return self._list(selections, queries, at, _whole_records if whole else _records)
+                return self._list(reading, at, _whole_records if whole else _records)
             except RevisionTooOld:
                 if at is not None or attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
 
-    def _list(
-        self, selections: Sequence[Selection], queries: Sequence[Query], at: Positions | None, decode: Decode
-    ) -> tuple[list[Record], Positions]:
+    def _list(self, reading: Sequence[Asked], at: Positions | None, decode: Decode) -> tuple[list[Record], Positions]:
         records: list[Record] = []
         common, others = "", {}
-        several = len(selections) > 1
+        several = len(reading) > 1
         with storing.collector_resting():
-            for fetched in ahead(self._fetch_all(selections, at), lambda first: several or first.more):
+            for fetched in ahead(self._fetch_all(reading, at), lambda first: several or first.more):
                 common = common or fetched.revision
                 if at is None and fetched.revision != common:
-                    others[fetched.selection.url] = fetched.revision
+                    others[fetched.asked.selection.url] = fetched.revision
                 if fetched.raw is not None:
-                    records.extend(_decoded(fetched, queries, decode))
+                    records.extend(_decoded(fetched, decode))
             return in_order(records), at or Positions(common or NOTHING_READ, others)
 
     # ── fetching: in a thread of its own when there is more than one page ──
 
-    def _fetch_all(self, selections: Sequence[Selection], at: Positions | None) -> Iterator[Fetched]:
+    def _fetch_all(self, reading: Sequence[Asked], at: Positions | None) -> Iterator[Fetched]:
         moment = ""
-        for selection in selections:
+        for asked in reading:
+            selection = asked.selection
             try:
-                for fetched in self._fetch(selection, moment, at):
+                for fetched in self._fetch(asked, moment, at):
                     moment = moment or fetched.revision
                     yield fetched
             except Refused as exc:
                 if not faults.is_unserved(exc):
                     raise faults.error_of(exc, subject=f"the list of {selection.collection.name}") from exc
                 self._unserved(selection, exc)
-                yield Fetched(selection, None, moment)
+                yield Fetched(asked, None, moment)
 
-    def _fetch(self, selection: Selection, moment: str, at: Positions | None) -> Iterator[Fetched]:
+    def _fetch(self, asked: Asked, moment: str, at: Positions | None) -> Iterator[Fetched]:
         """All pages. ``moment``: to read at if that is possible; ``at``: to read at or not at all."""
+        selection = asked.selection
         exact = moment if at is None else at.of(selection)
         try:
             raw = self._get(selection, _exactly(exact))
@@ -153,7 +160,7 @@ class Lister:
                 raise nonsense(selection.collection.name, exc) from exc
             if not meta.resource_version:
                 raise nonsense(selection.collection.name, "it is no list")
-            yield Fetched(selection, raw, meta.resource_version, bool(meta.proceed))
+            yield Fetched(asked, raw, meta.resource_version, bool(meta.proceed))
             if not meta.proceed:
                 return
             raw = self._get(selection, [("continue", meta.proceed)])
@@ -167,8 +174,8 @@ def _exactly(revision: str) -> Iterable[tuple[str, str]]:
     return (("resourceVersion", revision), ("resourceVersionMatch", "Exact")) if revision else ()
 
 
-def _decoded(fetched: Fetched, queries: Sequence[Query], decode: Decode) -> Iterable[Record]:
-    collection = fetched.selection.collection
+def _decoded(fetched: Fetched, decode: Decode) -> Iterable[Record]:
+    collection, queries = fetched.asked.selection.collection, fetched.asked.queries
     assert fetched.raw is not None
     try:
         records = decode(collection.reader, fetched.raw)

@@ -20,7 +20,7 @@ import msgspec
 from calico_datastore_kdd import auth, faults
 from calico_datastore_kdd.api import Api, Refused
 from calico_datastore_kdd.collection import CRD_GROUP, V3_GROUP, Collection, Group, Mapping, Place, Request, Selection
-from calico_datastore_kdd.listing import Lister, Positions, nonsense
+from calico_datastore_kdd.listing import Asked, Lister, Positions, nonsense
 from calico_datastore_kdd.mapping import open_mapping
 from calico_datastore_kdd.settings import KubernetesSettings
 from calico_kernel.errors import AlreadyExists, DatastoreUnavailable, NotFound, RevisionConflict
@@ -30,7 +30,7 @@ from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Listing, Record, Value
 
 T = TypeVar("T")
-Selections: TypeAlias = "list[Selection]"
+Reading: TypeAlias = "list[Asked]"
 
 WRITE_ATTEMPTS = 20
 """Of a ``put``, or a ``delete`` of whatever is there, that others write at the same time."""
@@ -99,14 +99,12 @@ class KubernetesDatastore(Datastore):
 
     def list(self, queries: Sequence[Query], *, revision: str | None = None) -> Listing:
         at = None if revision is None else Positions.parse(revision)
-        records, end = self._with_group(lambda: self._lister.read(self._selections(queries), tuple(queries), at))
+        records, end = self._with_group(lambda: self._lister.read(self._reading(queries), at))
         return Listing(records, str(end))
 
     def list_stored(self, queries: Sequence[Query]) -> Sequence[tuple[Key, bytes]]:
         """As they would stand in a store of our own."""
-        records, _ = self._with_group(
-            lambda: self._lister.read(self._selections(queries), tuple(queries), None, whole=True)
-        )
+        records, _ = self._with_group(lambda: self._lister.read(self._reading(queries), None, whole=True))
         return [(record.key, codec.encode(record.value)) for record in records]
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
@@ -117,8 +115,7 @@ class KubernetesDatastore(Datastore):
             self._settle()
         return KubernetesWatch(
             self._api,
-            [(selection, positions.of(selection)) for selection in self._watched(queries)],
-            queries,
+            [(asked, positions.of(asked.selection)) for asked in self._watched(queries)],
             self._log,
         )
 
@@ -269,16 +266,16 @@ class KubernetesDatastore(Datastore):
     def _map(self, group: Group) -> Mapping:
         return open_mapping(group, use_pod_cidr=self._settings.use_pod_cidr, interface_prefix=self._interface_prefix)
 
-    def _selections(self, queries: Sequence[Query]) -> Selections:
-        return merged([self._mapping.collections(query) for query in queries])
+    def _reading(self, queries: Sequence[Query]) -> Reading:
+        return merged([(query, self._mapping.collections(query)) for query in queries])
 
-    def _watched(self, queries: Sequence[Query]) -> Selections:
+    def _watched(self, queries: Sequence[Query]) -> Reading:
         """Of one collection only one selection: two watches would have no order between them."""
-        selections = self._selections(queries)
-        one = {selection.collection: selection for selection in selections}
-        if len(one) == len(selections):
-            return selections
-        return [Selection(collection=collection) for collection in one]
+        reading = self._reading(queries)
+        one = {asked.selection.collection: asked.queries for asked in reading}
+        if len(one) == len(reading):
+            return reading
+        return [Asked(Selection(collection=collection), queries) for collection, queries in one.items()]
 
     def _with_group(self, operation: Callable[[], T], key: Key | None = None) -> T:
         """Calico's resources are taken to be where they mostly are, which saves a question; when they are not, the
@@ -321,19 +318,23 @@ class KubernetesDatastore(Datastore):
             raise faults.not_installed(refused)
 
 
-def merged(asked: Sequence[Sequence[Selection]]) -> Selections:
-    """What to read to answer all queries, of which each asked for some: no object twice. Selections of one query do not
-    overlap; where those of several might, the whole collection is read."""
-    of_each: dict[Collection, list[frozenset[Selection]]] = {}
-    for selections in asked:
+def merged(asked: Sequence[tuple[Query, Sequence[Selection]]]) -> Reading:
+    """What to read to answer all queries, of which each asks for some: no object twice, and each with the queries that
+    it may answer. Selections of one query do not overlap; where those of several might, the whole collection is
+    read."""
+    of_each: dict[Collection, list[tuple[Query, frozenset[Selection]]]] = {}
+    for query, selections in asked:
         for collection in {selection.collection: None for selection in selections}:
-            of_each.setdefault(collection, []).append(frozenset(s for s in selections if s.collection is collection))
-    found: Selections = []
-    for collection, wanted in of_each.items():
-        if len(set(wanted)) == 1:
-            found.extend(sorted(wanted[0], key=lambda selection: selection.params))
+            wanted = frozenset(selection for selection in selections if selection.collection is collection)
+            of_each.setdefault(collection, []).append((query, wanted))
+    found: Reading = []
+    for collection, all_wanted in of_each.items():
+        queries = tuple(query for query, _ in all_wanted)
+        if len({wanted for _, wanted in all_wanted}) == 1:
+            one_by_one = sorted(all_wanted[0][1], key=lambda selection: selection.params)
         else:
-            found.append(Selection(collection=collection))
+            one_by_one = [Selection(collection=collection)]
+        found.extend(Asked(selection, queries) for selection in one_by_one)
     return found
 
 

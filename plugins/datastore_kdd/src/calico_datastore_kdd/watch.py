@@ -22,12 +22,11 @@ import msgspec
 
 from calico_datastore_kdd import faults
 from calico_datastore_kdd.api import Api, Refused, Status, Stream
-from calico_datastore_kdd.collection import BOOKMARK, ERROR, Selection
-from calico_datastore_kdd.listing import nonsense
+from calico_datastore_kdd.collection import BOOKMARK, ERROR
+from calico_datastore_kdd.listing import Asked, nonsense
 from calico_kernel.errors import CalicoError, DatastoreUnavailable, RevisionTooOld
 from calico_kernel.hookspecs import Watch
 from calico_kernel.model import keys
-from calico_kernel.model.keys import Query
 from calico_kernel.model.records import Event
 from calico_kernel.reconcile.backoff import Backoff
 
@@ -45,15 +44,13 @@ SHORT_S = 1.0
 
 
 class KubernetesWatch(Watch):
-    def __init__(
-        self, api: Api, start: Sequence[tuple[Selection, str]], queries: Sequence[Query], log: logging.Logger
-    ) -> None:
+    def __init__(self, api: Api, start: Sequence[tuple[Asked, str]], log: logging.Logger) -> None:
         """``start``: what to watch, each after its revision."""
         self._changed = threading.Condition()
         self._events: deque[Event] = deque()
         self._end: RevisionTooOld | None = None
         self.closing = threading.Event()
-        self._followers = [Follower(self, api, selection, at, tuple(queries), log) for selection, at in start]
+        self._followers = [Follower(self, api, asked, at, log) for asked, at in start]
         for follower in self._followers:
             follower.start()
 
@@ -123,16 +120,16 @@ class Follower(threading.Thread):
         self,
         watch: KubernetesWatch,
         api: Api,
-        selection: Selection,
+        asked: Asked,
         revision: str,
-        queries: tuple[Query, ...],
         log: logging.Logger,
     ) -> None:
-        super().__init__(name=f"calico-kdd-{selection.collection.name}", daemon=True)
+        super().__init__(name=f"calico-kdd-{asked.selection.collection.name}", daemon=True)
         self.trouble: CalicoError | None = None
         """Why nothing comes, if it is so."""
-        self._watch, self._api, self._selection, self._log = watch, api, selection, log
-        self._position, self._queries = revision, queries
+        self._watch, self._api, self._log = watch, api, log
+        self._selection, self._queries = asked.selection, asked.queries
+        self._position = revision
         self._stream: Stream | None = None
         self._lost = self._opened = False
         self._retry = Backoff(first_s=RETRY_S, most_s=LONGEST_RETRY_S)
