@@ -19,6 +19,7 @@ at any point the same call goes on. Revisions are each store's own and are not c
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +34,14 @@ from calico_kernel.client.client import Client
 from calico_kernel.client.common import new_uid, now
 from calico_kernel.client.lock import INFORMATION, Marker, marked, marker_of
 from calico_kernel.client.setup import ensure_initialized
-from calico_kernel.errors import CalicoError, DatastoreError, NotFound, NotPermitted, RevisionConflict
+from calico_kernel.errors import (
+    AlreadyExists,
+    CalicoError,
+    DatastoreError,
+    NotFound,
+    NotPermitted,
+    RevisionConflict,
+)
 from calico_kernel.model import codec, keys, wellknown
 from calico_kernel.model.keys import (
     BlockAffinityQuery,
@@ -402,7 +410,15 @@ class _Copy:
         if not self.objects:
             self.target.put(key, _stored(value))
             return True
-        return self._admitted(key, lambda: self.target.put(key, _stored(value)))
+        return self._admitted(key, lambda: self._object(key, _stored(value)))
+
+    def _object(self, key: Key, value: Value) -> None:
+        """What is known not to be there is made by one request; ``put`` looks first."""
+        if keys.path(key) not in self.held:
+            with contextlib.suppress(AlreadyExists):
+                self.target.create(key, value)
+                return
+        self.target.put(key, value)
 
     def _complete(self, key: Key, value: Any) -> bool:
         """Give an object of the target's system what only we know of it, where it takes that: else ``adjusted`` tells

@@ -55,6 +55,9 @@ class Objects(MemoryDatastore):
         """The other system makes an object."""
         super().put(key, value)
 
+    def create(self, key: Key, value: Value) -> Any:
+        return super().create(key, value) if keys.path(key) in contents(self) else self.put(key, value)
+
     def put(self, key: Key, value: Value, *, ttl_s: float | None = None) -> Any:
         if self.derived_from(key) and not isinstance(key, IpamConfigKey):
             raise NotPermitted(what="not ours", todo="leave it")
