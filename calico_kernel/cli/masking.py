@@ -31,11 +31,21 @@ _FILE = re.compile(r"(?:file|path|dir|name|namespace|ref|ttl|url|uri)s?$", re.IG
 _HARMLESS = frozenset({"true", "false", "null", "~", '""', "''", "none"})
 
 
+LONG = 1 << 20
+_HINT = re.compile(r"passw|passphrase|secret|token|credential|psk|key|inline|://", re.IGNORECASE)
+
+
 def masked(text: str) -> str:
+    """Long text, which is a log or a table and no configuration, is looked at line by line, and only where a line has
+    a word to look for."""
     text = _PEM.sub(HIDDEN, text)
-    text = _BLOCK.sub(_block, text)
-    text = _VALUE.sub(_value, text)
-    return _URL.sub(rf"\g<before>{HIDDEN}@", text)
+    if len(text) < LONG:
+        return _masked(_BLOCK.sub(_block, text))
+    return "\n".join(_masked(line) if _HINT.search(line) else line for line in text.split("\n"))
+
+
+def _masked(text: str) -> str:
+    return _URL.sub(rf"\g<before>{HIDDEN}@", _VALUE.sub(_value, text))
 
 
 def _block(found: re.Match[str]) -> str:

@@ -69,7 +69,8 @@ def _status(args: argparse.Namespace, session: Session) -> int:
     from calico_kernel.cli.output import json_text
 
     host, port = health_address(session)
-    health, said = asked(host, port, "health")
+    off = None, "agent.health_port is 0 in the configuration, so no agent can be asked"
+    health, said = asked(host, port, "health") if port else off
     found = _parsed(said) if health is not None else None
     if not isinstance(found, dict):
         if args.output == "json":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calico_kernel.cli.masking import HIDDEN, masked
+from calico_kernel.cli.masking import HIDDEN, LONG, masked
 
 PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nhush\n-----END EC PRIVATE KEY-----"
 
@@ -54,6 +54,13 @@ def test_secret_is_hidden(text: str) -> None:
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
+
+
+@pytest.mark.parametrize("text", ["password=hush", '{"token": "hush"}', "https://u:hush@h", PEM, "a\nTOKEN: hush\nb"])
+def test_secret_in_a_long_log_is_hidden(text: str) -> None:
+    line = "2026-11-21 INFO endpoint shop/web-1 changed\n"
+    log = line * (LONG // len(line)) + text + "\n" + line
+    assert "hush" not in masked(log) and masked(log).endswith(f"\n{line}") and masked(log).startswith(line)
 
 
 def test_neighbours_of_a_secret_stay() -> None:
