@@ -167,7 +167,7 @@ class Api:
             try:
                 connection = self._borrow()
             except _BROKEN as exc:
-                if connects == len(PAUSES_S) or isinstance(exc, ssl.SSLError):
+                if connects == len(PAUSES_S) or isinstance(exc, ssl.SSLCertVerificationError):
                     raise self._away(exc, sent=False) from exc
                 time.sleep(PAUSES_S[connects])
                 connects += 1

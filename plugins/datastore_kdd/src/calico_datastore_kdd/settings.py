@@ -28,7 +28,7 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     api_group:                 ``crd.projectcalico.org/v1`` or ``projectcalico.org/v3``; default: what is served.
     use_pod_cidr:              host-local IPAM: a node's blocks are its podCIDRs.
     disable_node_poll:         accepted for Calico's sake; Nodes are watched, never polled.
-    qps:                       requests per second that we send at most, on average.
+    qps:                       requests per second that we send at most, on average; 0 for no limit.
     burst:                     requests that may go out at once before ``qps`` holds.
     request_timeout_s:         how long one request may take once it was sent.
     """

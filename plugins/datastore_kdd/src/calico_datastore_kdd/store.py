@@ -111,8 +111,7 @@ class KubernetesDatastore(Datastore):
         from calico_datastore_kdd.watch import KubernetesWatch
 
         positions = Positions.parse(revision)
-        if not self._settled:
-            self._settle()
+        self._settle()
         return KubernetesWatch(
             self._api,
             [(asked, positions.of(asked.selection)) for asked in self._watched(queries)],
@@ -280,39 +279,43 @@ class KubernetesDatastore(Datastore):
     def _with_group(self, operation: Callable[[], T], key: Key | None = None) -> T:
         """Calico's resources are taken to be where they mostly are, which saves a question; when they are not, the
         server is asked, once."""
+        assumed = self._mapping
         try:
             return operation()
         except _OtherGroup:
             return operation()
         except Refused as exc:
-            if faults.is_unserved(exc) and not self._settled and self._settle():
-                return self._with_group(operation, key)
+            if faults.is_unserved(exc):
+                self._settle()
+                if self._mapping is not assumed:
+                    return self._with_group(operation, key)
             raise faults.error_of(exc, key) from exc
         except (msgspec.DecodeError, RecursionError) as exc:
             raise nonsense(storing.describe(key) if key is not None else "the list", exc) from exc
 
-    def _settle(self) -> bool:
-        """Whether the group turned out to be another one."""
+    def _settle(self) -> None:
+        """Find out which group is served, unless that is known."""
         with self._lock:
             if self._settled:
-                return False
+                return
             for group in (CRD_GROUP, V3_GROUP):  # as Calico: the first, when both are served
                 try:
                     self._api.call("GET", f"/apis/{group}")
                 except Refused as exc:
-                    if exc.code != HTTPStatus.NOT_FOUND:
-                        raise faults.error_of(exc, subject=f"the API group {group}") from exc
+                    if exc.code != HTTPStatus.NOT_FOUND:  # who may not ask takes what was assumed
+                        self._log.info("the API group %s cannot be asked for: %s", group, exc)
+                        return
                     continue
+                if group != self._mapping.group:
+                    self._log.info("Calico's resources are in the API group %s", group)
+                    self._mapping = self._map(group)
                 self._settled = True
-                if group == self._mapping.group:
-                    return False
-                self._log.info("Calico's resources are in the API group %s", group)
-                self._mapping = self._map(group)
-                return True
-            return False
+                return
 
     def _unserved(self, selection: Selection, refused: Refused) -> None:
-        if not self._settled and self._settle():
+        self._settle()
+        other = V3_GROUP if self._mapping.group == CRD_GROUP else CRD_GROUP
+        if selection.collection.path == f"/apis/{other}":
             raise _OtherGroup
         if not selection.collection.optional:
             raise faults.not_installed(refused)
