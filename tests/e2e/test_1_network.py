@@ -35,6 +35,19 @@ def test_node_reaches_its_own_pods_and_pods_reach_the_api_server(cluster: Cluste
         assert workloads.connects(cluster.netns_of(pod), cluster.server.address, cluster.server.port)
 
 
+def test_host_port_leads_to_its_pod_and_is_gone_with_it(cluster: Cluster, network: Network) -> None:
+    """``portmap`` stands after our plugin in the network configuration that is shipped."""
+    node, port = cluster.node("node2"), 18080
+    given = workloads.pod("published", "first", node.name, {"app": "published"})
+    given["spec"]["containers"][0]["ports"][0]["hostPort"] = port
+    cluster.apply(given)
+    cluster.running("first", 1, app="published")
+    here = "/proc/self/ns/net"  # the cluster's bridge, outside every node
+    cluster.wait("the port to lead to the pod", lambda: workloads.fetches(here, node.address, port))
+    cluster.delete("/api/v1/namespaces/first/pods/published")
+    cluster.wait("the port to be closed", lambda: not workloads.fetches(here, node.address, port))
+
+
 def test_calicoctl_shows_the_pods_as_workload_endpoints(cluster: Cluster, network: Network) -> None:
     shown = network.calicoctl("get", "workloadendpoints", "-n", "first", "-o", "wide")
     for pod in cluster.running("first", 4, app="web"):
