@@ -17,23 +17,19 @@ from calico_kernel.agent.feed import Batch, Change, Feed
 from calico_kernel.calc.calculator import Calculator
 from calico_kernel.errors import RevisionTooOld
 from calico_kernel.hookspecs import Datastore, Watch
-from calico_kernel.model.keys import Key, Query, ResourceKey, ResourceQuery, path
-from calico_kernel.model.meta import ObjectMeta
-from calico_kernel.model.network import GlobalNetworkSet, NetworkSetSpec
+from calico_kernel.model.keys import Key, Query, ResourceKey, path
+from calico_kernel.model.network import GlobalNetworkSet
 from calico_kernel.model.records import Event, Malformed, Record
 from calico_kernel.testing.datastore_programs import EVERYTHING, KEYS, gist, value_of
+from calico_kernel.testing.datastore_records import ALL_SETS, network_set, set_key
 from calico_kernel.testing.patient import PatientDatastore
 
-SETS = ResourceQuery("GlobalNetworkSet")
 BOUND_S = 60.0
 """Of one wait, on a busy machine."""
 
 
 def set_of(name: str, mark: object) -> tuple[ResourceKey, GlobalNetworkSet]:
-    spec = NetworkSetSpec(nets=("10.0.0.0/8",))
-    return ResourceKey("GlobalNetworkSet", "", name), GlobalNetworkSet(
-        metadata=ObjectMeta(name=name, labels={"mark": str(mark)}), spec=spec
-    )
+    return set_key(name), network_set(name, mark)
 
 
 def read_until(watch: Watch, enough: Callable[[list[Event]], bool], events: list[Event]) -> None:
@@ -75,7 +71,7 @@ class Seen:
 
 
 @contextlib.contextmanager
-def feeding(store: Datastore, queries: Sequence[Query] = (SETS,)) -> Iterator[tuple[Feed, Seen]]:
+def feeding(store: Datastore, queries: Sequence[Query] = (ALL_SETS,)) -> Iterator[tuple[Feed, Seen]]:
     """A feed over ``store``, in sync."""
     seen = Seen()
     feed = Feed(store, queries, seen.sink, retry_min_s=0.02, retry_max_s=0.1)
@@ -132,7 +128,7 @@ class LoadContract:
         """Two writers and a reader go on through two outages, in each of which the server, if there is one, is
         restarted."""
         patient = PatientDatastore(store, patience_s=BOUND_S)
-        watch = patient.watch([SETS], revision=patient.list([SETS]).revision)
+        watch = patient.watch([ALL_SETS], revision=patient.list([ALL_SETS]).revision)
         stop, written = threading.Event(), {"w0": 0, "w1": 0}
 
         def write(writer: str) -> None:
