@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.e2e import figures, workloads
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, is_ready
 from tests.e2e.ours import Network
 
 
@@ -36,6 +38,45 @@ def test_kubelet_restarted_leaves_pods_and_their_network_as_they_are(
     late = cluster.running(place, 1, app="late")[0]
     assert seen() == before
     assert all(workloads.fetches(cluster.netns_of(late), address) for address, _ in before.values())
+
+
+def test_api_server_killed_changes_nothing_that_runs_and_all_goes_on_when_it_is_back(
+    cluster: Cluster, network: Network, place: str
+) -> None:
+    pods = cluster.running(place, 4, app="web")
+    cluster.apply(workloads.pod("near", place, "node1", {"app": "near"}), workloads.pod("far", place, "node2"))
+    near = cluster.netns_of(cluster.running(place, 1, app="near")[0])
+    cluster.wait("the other to run", lambda: is_ready(cluster.pod(place, "far")))
+    far = cluster.netns_of(cluster.pod(place, "far"))
+    only_near = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "only-near", "namespace": place},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "near"}}}]}],
+        },
+    }
+
+    def decided(now: list[dict[str, Any]]) -> bool:
+        addresses = [pod["status"]["podIP"] for pod in now]
+        return all(workloads.fetches(near, a) and not workloads.fetches(far, a, timeout_s=0.3) for a in addresses)
+
+    cluster.apply(only_near)
+    cluster.wait("the policy to hold", lambda: decided(pods))
+    cluster.server.kill()
+    for _ in range(5):
+        assert decided(pods)
+        time.sleep(1)
+    with figures.timed("API server and etcd killed: from their restart until a new pod runs, with its policy"):
+        cluster.server.start()
+        cluster.scale(place, "web", 6)
+        pods = cluster.running(place, 6, app="web")
+        cluster.wait("the policy to hold for all", lambda: decided(pods))
+    cluster.delete_object(only_near)
+    cluster.wait("the policy to be gone", lambda: all(workloads.fetches(far, p["status"]["podIP"]) for p in pods))
+    cluster.scale(place, "web", 4)
+    cluster.running(place, 4, app="web")
 
 
 def test_rights_that_are_too_small_are_named_on_the_pod(cluster: Cluster, network: Network, place: str) -> None:
