@@ -32,6 +32,31 @@ def lab() -> Iterator[RunningLab]:
         yield started
 
 
+TO_A_SERVICE = """# Egress to a service, whose backends its slice names
+#
+# probe: tcp/80 tcp/8080
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: database-1, namespace: shop, labels: {{kubernetes.io/service-name: database}}}}
+addressType: IPv4
+ports: [{{name: http, port: 80, protocol: TCP}}]
+endpoints: [{{addresses: ["{address}"], conditions: {{ready: true}}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: database, namespace: shop}}
+spec: {{ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {{name: web-to-database, namespace: shop}}
+spec:
+  selector: app == 'web'
+  types: [Egress]
+  egress: [{{action: Allow, destination: {{services: {{name: database, namespace: shop}}}}}}]
+"""
+
+
 def kubectl(lab: RunningLab, *arguments: str) -> Any:
     return json.loads(lab.run("kubernetes", "kubectl", *arguments, "-o", "json"))
 
@@ -65,6 +90,13 @@ def test_recipe_agrees_with_policies_that_the_clusters_server_holds(lab: Running
     assert (report["cells"], report["differ"]) == (720, 0)
     assert all(each["changed"] for each in report["scenarios"])
     assert kubectl(lab, "get", "networkpolicies", "--all-namespaces")["items"] == []
+
+
+def test_services_and_slices_of_the_cluster_are_what_policies_refer_to(lab: RunningLab, tmp_path: Path) -> None:
+    (tmp_path / "to-a-service.yaml").write_text(TO_A_SERVICE.format(address=lab.address("shop/db")))
+    (scenario,) = recipes(lab, tmp_path)["scenarios"]
+    assert scenario["differ"] == 0
+    assert scenario["changed"] == 9 * 2 * 2 - 1  # all that shop/web sends, but TCP 80 over IPv4 to shop/db
 
 
 def test_scenario_that_a_cluster_cannot_hold_is_named_with_the_reason(lab: RunningLab, tmp_path: Path) -> None:
