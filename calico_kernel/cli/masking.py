@@ -25,6 +25,14 @@ _VALUE = re.compile(
     r"(?P<value>\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,}\]\"'|>{\[][^\s,}\]]*)",
     re.IGNORECASE,
 )
+_PAIR = re.compile(
+    rf"(?P<before>\bname\\?[\"']?[ \t]*:[ \t]*\\?[\"']?(?P<name>{_NAME})\\?[\"']?,?\s*(?:- )?"
+    r"\\?[\"']?value\\?[\"']?[ \t]*:[ \t]*)"
+    r"(?P<value>\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\n,}]+)",
+    re.IGNORECASE,
+)
+"""Variables of a container: ``name: ETCD_PASSWORD``, and in the next line ``value``."""
+_FLAG = re.compile(rf"(?P<before>--(?P<name>{_NAME})[ \t]+)(?P<value>[^\s-][^\s\"',]*)", re.IGNORECASE)
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 _URL = re.compile(r"(?P<before>\w://[^\s/:@\"']*:)[^\s/@\"']+@")
 _FILE = re.compile(r"(?:file|path|dir|name|namespace|ref|ttl|url|uri)s?$", re.IGNORECASE)
@@ -36,16 +44,29 @@ _HINT = re.compile(r"passw|passphrase|secret|token|credential|psk|key|inline|://
 
 
 def masked(text: str) -> str:
-    """Long text, which is a log or a table and no configuration, is looked at line by line, and only where a line has
-    a word to look for."""
-    text = _PEM.sub(HIDDEN, text)
+    """In long text, a log or a listing, single values are looked for line by line, and only where a line has a word to
+    look for."""
+    text = _PAIR.sub(_behind, _BLOCK.sub(_block, _PEM.sub(HIDDEN, text)))
     if len(text) < LONG:
-        return _masked(_BLOCK.sub(_block, text))
+        return _masked(text)
     return "\n".join(_masked(line) if _HINT.search(line) else line for line in text.split("\n"))
 
 
 def _masked(text: str) -> str:
-    return _URL.sub(rf"\g<before>{HIDDEN}@", _VALUE.sub(_value, text))
+    text = _FLAG.sub(_behind, _VALUE.sub(_value, text))
+    return _URL.sub(rf"\g<before>{HIDDEN}@", text)
+
+
+def _behind(found: re.Match[str]) -> str:
+    if _FILE.search(found["name"]):
+        return found[0]
+    return f"{found['before']}{_hidden(found['value'])}"
+
+
+def _hidden(value: str) -> str:
+    """In the quotes of the value, so that what was JSON or YAML still is."""
+    quote = re.match(r"\\?[\"']", value)
+    return f"{quote[0]}{HIDDEN}{quote[0]}" if quote else HIDDEN
 
 
 def _block(found: re.Match[str]) -> str:
@@ -57,5 +78,4 @@ def _value(found: re.Match[str]) -> str:
     name, value = found["name"], found["value"]
     if _FILE.search(name) or value.lower() in _HARMLESS:
         return found[0]
-    quote = '"' if value.startswith('"') else "'" if value.startswith("'") else ""
-    return f"{name}{found['between']}{quote}{HIDDEN}{quote}"
+    return f"{name}{found['between']}{_hidden(value)}"

@@ -28,6 +28,12 @@ PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nhush\n-----END EC PRIVATE KEY--
         "endpoints: https://user:hush@etcd:2379",
         f"cert: |\n  {PEM}\n",
         f"some log line with {PEM} in it",
+        "env:\n- name: ETCD_PASSWORD\n  value: hush\n- name: A\n  value: b\n",
+        "    - name: API_TOKEN\n      value: 'hush hush'\n",
+        '[{"name": "DB_PASSWORD", "value": "hush"}]',
+        'last: |\n  {"env":[{"name":"DB_PASSWORD","value":"hush"},{"name":"a","value":"b"}]}\n',
+        'x: "{\\"name\\":\\"DB_PASSWORD\\",\\"value\\":\\"hush\\"}"',
+        "command: etcd --user-password hush --name a",
         "spec: {password: {secretKeyRef: {name: n, key: k}}, authToken: hush}",
     ],
 )
@@ -38,6 +44,9 @@ def test_secret_is_hidden(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "- name: ETCD_KEY_FILE\n  value: /etc/key.pem\n",
+        "- name: NODENAME\n  value: n1\n",
+        "run --key-file /etc/key.pem --password-file x",
         "keyFile: /etc/calico/key.pem",
         "key_file: /etc/calico/key.pem",
         "etcdKeyFile: /x",
@@ -56,7 +65,18 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert masked(text) == text
 
 
-@pytest.mark.parametrize("text", ["password=hush", '{"token": "hush"}', "https://u:hush@h", PEM, "a\nTOKEN: hush\nb"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password=hush",
+        "- name: A_TOKEN\n  value: hush",
+        "key: |\n  hush",
+        '{"token": "hush"}',
+        "https://u:hush@h",
+        PEM,
+        "a\nTOKEN: hush\nb",
+    ],
+)
 def test_secret_in_a_long_log_is_hidden(text: str) -> None:
     line = "2026-11-21 INFO endpoint shop/web-1 changed\n"
     log = line * (LONG // len(line)) + text + "\n" + line
