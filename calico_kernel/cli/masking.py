@@ -13,7 +13,7 @@ HIDDEN = "(hidden)"
 
 _NAME = (
     r"[\w.\-]*(?:passw(?:or)?d|passphrase|secret|token|credential|psk|private[_\-]?key|key[_\-]?data|inline)[\w.\-]*"
-    r"|(?:etcd|client|tls|typha)?[_\-.]?key"
+    r"|(?:etcd|client|tls|typha)[_\-.]?key"
 )
 _BLOCK = re.compile(
     rf"^([ \t]*)(- )?[\"']?(?:{_NAME})[\"']?[ \t]*:[ \t]*[|>][+\-\d]*[ \t]*\n"
@@ -22,13 +22,13 @@ _BLOCK = re.compile(
 )
 _VALUE = re.compile(
     rf"(?P<name>(?<![\w.\-])(?:{_NAME}))(?P<between>\\?[\"']?[ \t]*[:=][ \t]*)"
-    r"(?P<value>\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,}\]\"'|>{\[][^\s,}\]]*)",
+    r"(?P<value>\\\"[^\"]*?\\\"|\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,}\]\"'|>{\[][^\s,}\]]*)",
     re.IGNORECASE,
 )
 _PAIR = re.compile(
     rf"(?P<before>\bname\\?[\"']?[ \t]*:[ \t]*\\?[\"']?(?P<name>{_NAME})\\?[\"']?,?\s*(?:- )?"
     r"\\?[\"']?value\\?[\"']?[ \t]*:[ \t]*)"
-    r"(?P<value>\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\n,}]+)",
+    r"(?P<value>\\\"[^\"]*?\\\"|\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\n,}]+)",
     re.IGNORECASE,
 )
 """Variables of a container: ``name: ETCD_PASSWORD``, and in the next line ``value``."""

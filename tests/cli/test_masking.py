@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from calico_kernel.cli.masking import HIDDEN, LONG, masked
@@ -20,7 +22,8 @@ PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\nhush\n-----END EC PRIVATE KEY--
         "ETCD_PASSWORD=hush",
         "export CALICO_DATASTORE_PASSWORD=hush",
         "etcdKey: |\n  hush\n  hush\nnext: 1\n",
-        "    - key: |-\n        hush\n",
+        "    - etcd_key: |-\n        hush\n",
+        f"key: {json.dumps(PEM)}",
         "client-key-data: aHVzaA==hush",
         "kubeconfig_inline: hush",
         "bearerToken = hush",
@@ -59,6 +62,8 @@ def test_secret_is_hidden(text: str) -> None:
         '-A cali-FORWARD -m comment --comment "cali:abc" -j ACCEPT',
         "monkey: banana\nkeys: [a]",
         "selector: all()",
+        "matchExpressions: [{key: app, operator: Exists}]",
+        "tolerations:\n- key: node-role.kubernetes.io/control-plane\n",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -70,7 +75,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
     [
         "password=hush",
         "- name: A_TOKEN\n  value: hush",
-        "key: |\n  hush",
+        "tls.key: |\n  hush",
         '{"token": "hush"}',
         "https://u:hush@h",
         PEM,
@@ -83,8 +88,15 @@ def test_secret_in_a_long_log_is_hidden(text: str) -> None:
     assert "hush" not in masked(log) and masked(log).endswith(f"\n{line}") and masked(log).startswith(line)
 
 
+def test_json_in_json_stays_json() -> None:
+    inner = {"token": "hush", "env": [{"name": "A_TOKEN", "value": "hush"}], "b": 1}
+    found = json.loads(masked(json.dumps({"x": json.dumps(inner), "password": "hush", "c": 2})))
+    hidden = {"token": HIDDEN, "env": [{"name": "A_TOKEN", "value": HIDDEN}], "b": 1}
+    assert found == {"x": json.dumps(hidden), "password": HIDDEN, "c": 2}
+
+
 def test_neighbours_of_a_secret_stay() -> None:
     text = "a: 1\netcdKey: |\n  hush\n\n  hush\nb: 2\n"
     assert masked(text) == f"a: 1\netcdKey: {HIDDEN}\nb: 2\n"
-    assert masked("- key: |-\n    hush\n  other: 1\n") == f"- key: {HIDDEN}\n  other: 1\n"
+    assert masked("- tls-key: |-\n    hush\n  other: 1\n") == f"- tls-key: {HIDDEN}\n  other: 1\n"
     assert masked('{"token": "hush", "b": 2}') == f'{{"token": "{HIDDEN}", "b": 2}}'
