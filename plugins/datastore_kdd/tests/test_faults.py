@@ -191,6 +191,26 @@ def test_cluster_restored_from_a_backup_has_another_history(empty_uncached: Kube
         assert caught.value.other_history
 
 
+def test_quiet_watch_that_breaks_is_not_taken_for_another_history(
+    empty: KubernetesServer, store: KubernetesDatastore, proxy: FaultyProxy
+) -> None:
+    """Revisions go on with what others write, so the server's cache of pools is behind the position all the time."""
+    through = settings_of(empty, api_endpoint=f"https://127.0.0.1:{proxy.port}")
+    with closing(KubernetesDatastore(through)) as other:
+        write_series(store, "w", 5)
+        watch = other.watch([POOLS], revision=store.list([SETS]).revision)
+        assert list(watch.next(1.5)) == []
+        events: list[Event] = []
+        for number in range(3):
+            write_series(store, "w", 2)
+            proxy.cut()
+            made = store.create(*pool(f"p{number}"))
+            until(lambda: quietly(watch, events))
+            assert [event.record for event in events] == [made]
+            events.clear()
+        watch.close()
+
+
 def test_two_clusters_in_one_process_do_not_meet(empty: KubernetesServer, empty_uncached: KubernetesServer) -> None:
     one, two = KubernetesDatastore(settings_of(empty)), KubernetesDatastore(settings_of(empty_uncached))
     one.create(set_key("a"), network_set("a", "one"))

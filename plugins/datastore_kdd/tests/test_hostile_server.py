@@ -36,7 +36,7 @@ STORED = {
     "kind": "GlobalNetworkSet",
     "metadata": {"name": "a", "resourceVersion": "7", "uid": "00000001-0203-4405-8607-08090a0b0c0d"},
 }
-LIST = {"kind": "GlobalNetworkSetList", "metadata": {"resourceVersion": "9"}, "items": [STORED]}
+LIST = {"kind": "GlobalNetworkSetList", "metadata": {"resourceVersion": "99"}, "items": [STORED]}
 
 Serve = Callable[[str, socket.socket], bool | None]
 

@@ -154,12 +154,7 @@ class Lister:
             self._log.info("%s cannot be listed as of %s: %s", selection.collection.name, moment, exc)
             raw = self._get(selection, ())
         while True:
-            try:
-                meta = _head.decode(raw).metadata
-            except msgspec.DecodeError as exc:
-                raise nonsense(selection.collection.name, exc) from exc
-            if not meta.resource_version:
-                raise nonsense(selection.collection.name, "it is no list")
+            meta = _meta_of(selection.collection.name, raw)
             yield Fetched(asked, raw, meta.resource_version, bool(meta.proceed))
             if not meta.proceed:
                 return
@@ -168,6 +163,21 @@ class Lister:
     def _get(self, selection: Selection, params: Iterable[tuple[str, str]]) -> bytes:
         query = urlencode([*selection.params, ("limit", str(PAGE_OBJECTS)), *params])
         return self._api.call("GET", f"{selection.url}?{query}")
+
+
+def revision_of(name: str, raw: bytes) -> str:
+    """Of the answer to a list of collection ``name``."""
+    return _meta_of(name, raw).resource_version
+
+
+def _meta_of(name: str, raw: bytes) -> _Meta:
+    try:
+        meta = _head.decode(raw).metadata
+    except msgspec.DecodeError as exc:
+        raise nonsense(name, exc) from exc
+    if not meta.resource_version:
+        raise nonsense(name, "it is no list")
+    return meta
 
 
 def _exactly(revision: str) -> Iterable[tuple[str, str]]:

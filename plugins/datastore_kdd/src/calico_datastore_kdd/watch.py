@@ -23,10 +23,10 @@ import msgspec
 from calico_datastore_kdd import faults
 from calico_datastore_kdd.api import Api, Refused, Status, Stream
 from calico_datastore_kdd.collection import BOOKMARK, ERROR
-from calico_datastore_kdd.listing import Asked, nonsense
+from calico_datastore_kdd.listing import Asked, nonsense, revision_of
 from calico_kernel.errors import CalicoError, DatastoreUnavailable, RevisionTooOld
 from calico_kernel.hookspecs import Watch
-from calico_kernel.model import keys
+from calico_kernel.model import keys, storing
 from calico_kernel.model.records import Event
 from calico_kernel.reconcile.backoff import Backoff
 
@@ -211,9 +211,17 @@ class Follower(threading.Thread):
 
     def _check_history(self) -> None:
         """Raises RevisionTooOld when the server is behind us: it was restored from a backup. A watch would pass over
-        everything until it has caught up. Raises Refused."""
-        at = ("resourceVersion", self._position), ("resourceVersionMatch", "NotOlderThan")
-        self._api.call("GET", self._url(*at, ("limit", "1")))
+        everything until it has caught up. Raises Refused.
+
+        A consistent read tells; to ask whether the server has come to our position does not, for its cache of a quiet
+        collection may not have, though nothing is amiss."""
+        now = revision_of(self._selection.collection.name, self._api.call("GET", self._url(("limit", "1"))))
+        if storing.parse_revision(now) < storing.parse_revision(self._position):
+            raise RevisionTooOld(
+                what=f"the Kubernetes API is at revision {now}, before {self._position}: a backup was restored",
+                todo="list again and watch from there",
+                other_history=True,
+            )
 
     def _url(self, *params: tuple[str, str]) -> str:
         return f"{self._selection.url}?{urlencode([*self._selection.params, *params])}"
