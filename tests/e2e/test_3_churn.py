@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -61,6 +63,51 @@ def test_pods_start_at_a_steady_rate(cluster: Cluster, network: Network, crowd: 
             cluster.apply(workloads.pod(f"steady-{number}", crowd, node, {"app": "steady"}))
             time.sleep(max(0.0, started_s + (number + 1) / per_s - time.monotonic()))
         cluster.running(crowd, count, app="steady")
+
+
+def test_cni_alone_at_ten_pods_a_second(cluster: Cluster, network: Network, crowd: str) -> None:
+    """Our share by itself: the test is the container runtime, for Pods that no kubelet starts."""
+    count, per_s, node = 80, 10, cluster.node("node1")
+    listed = json.loads(node.path("/etc/cni/net.d/10-calico.conflist").read_text())
+    conf = json.dumps({**listed["plugins"][0], "name": listed["name"], "cniVersion": listed["cniVersion"]})
+    node.kill("kubelet")
+    try:
+        for number in range(count):
+            cluster.apply(bound(workloads.pod(f"bare-{number}", crowd, node.name), node.name))
+            node.run("ip", "netns", "add", f"bare-{number}")
+
+        def call(command: str, number: int) -> float:
+            variables = {
+                "CNI_COMMAND": command,
+                "CNI_CONTAINERID": f"bare-{number}",
+                "CNI_NETNS": f"/run/netns/bare-{number}",
+                "CNI_IFNAME": "eth0",
+                "CNI_PATH": "/opt/cni/bin",
+                "CNI_ARGS": f"K8S_POD_NAMESPACE={crowd};K8S_POD_NAME=bare-{number}",
+            }
+            started_s = time.monotonic()
+            node.run("env", *(f"{key}={text}" for key, text in variables.items()), "/opt/cni/bin/calico", stdin=conf)
+            return (time.monotonic() - started_s) * 1000
+
+        with ThreadPoolExecutor(32) as pool:
+            started_s, adding = time.monotonic(), []
+            for number in range(count):
+                time.sleep(max(0.0, started_s + number / per_s - time.monotonic()))
+                adding.append(pool.submit(call, "ADD", number))
+            took_ms = [one.result() for one in adding]
+            figures.note_spread(f"CNI alone, {per_s} pods a second: ADD, with the start of its executable", took_ms)
+            assert len(network.in_use()) == count
+            list(pool.map(lambda number: call("DEL", number), range(count)))
+        assert network.in_use() == set()
+    finally:
+        for number in range(count):
+            cluster.delete(f"/api/v1/namespaces/{crowd}/pods/bare-{number}", gracePeriodSeconds=0)
+            node.run("ip", "netns", "delete", f"bare-{number}", check=False)
+        node.restart_kubelet()
+
+
+def bound(pod: dict[str, Any], node: str) -> dict[str, Any]:
+    return {**pod, "spec": {**pod["spec"], "nodeName": node}}
 
 
 class Intruder:

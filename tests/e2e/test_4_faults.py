@@ -69,7 +69,11 @@ def test_api_server_killed_changes_nothing_that_runs_and_all_goes_on_when_it_is_
         assert decided(pods)
         time.sleep(1)
     with figures.timed("API server and etcd killed: from their restart until a new pod runs, with its policy"):
-        cluster.server.start()
+        with figures.timed("  of these, until the server is ready"):
+            cluster.server.start()
+        with figures.timed("  and then until both agents are"):
+            for installed in network.nodes:
+                installed.wait_ready()
         cluster.scale(place, "web", 6)
         pods = cluster.running(place, 6, app="web")
         cluster.wait("the policy to hold for all", lambda: decided(pods))
