@@ -255,6 +255,26 @@ def test_expired_certificate_is_replaced_on_disk_and_the_new_one_taken(
     store.close()
 
 
+def test_certificate_that_is_half_replaced_leaves_the_old_one_in_use(
+    kubernetes: KubernetesServer, authority: Any, tmp_path: Path
+) -> None:
+    mine, my_key = tmp_path / "mine.crt", tmp_path / "mine.key"
+    pairs = [authority.sign(user, "staff") for user in ("gail", "hugo")]
+    for source, sink in zip(pairs[0], (mine, my_key), strict=True):
+        sink.write_bytes(source.read_bytes())
+    user = {"client-certificate": str(mine), "client-key": str(my_key)}
+    api = api_of(kubeconfig(tmp_path / "config", kubernetes, user))
+    assert who_am_i(api)["username"] == "gail"
+    mine.write_bytes(pairs[1][0].read_bytes())
+    assert who_am_i(api)["username"] == "gail"
+    my_key.write_bytes(pairs[1][1].read_bytes())
+    assert who_am_i(api)["username"] == "hugo"
+    my_key.write_bytes(pairs[0][1].read_bytes())
+    api.access.renew()  # as after an answer 401
+    with pytest.raises(DatastoreUnavailable, match="cannot be used"):
+        who_am_i(api)
+
+
 # ── in a pod ──
 
 

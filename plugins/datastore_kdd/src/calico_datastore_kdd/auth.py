@@ -175,7 +175,7 @@ class Access(Struct, eq=False, kw_only=True):
         if self.plugin is not None:
             self.plugin.renew()
         with self._lock:
-            self._made_of = ()
+            self._context = None
 
     def context(self) -> ssl.SSLContext | None:
         """What connections are to be made with now; the same object as long as nothing was replaced. None for plain
@@ -189,7 +189,12 @@ class Access(Struct, eq=False, kw_only=True):
             parts = [material for material in (self.ca, *(pair or ())) if material is not None]
             made_of = [(material.path or material.data, material.mark()) for material in parts]
             if self._context is None or made_of != self._made_of:
-                self._context = self._make_context(pair)
+                try:
+                    self._context = self._make_context(pair)
+                except DatastoreUnavailable:
+                    if self._context is None:
+                        raise
+                    return self._context  # half replaced, perhaps: the old one is good until the server refuses it
                 self._made_of = made_of
             return self._context
 
