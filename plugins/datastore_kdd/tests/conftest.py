@@ -89,7 +89,7 @@ def empty(calico: KubernetesServer) -> KubernetesServer:
 
 @pytest.fixture(scope="session")
 def uncached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
-    """A server that answers from etcd, and so forgets what etcd forgets, when it is told to, and nothing at a restart."""
+    """A server that answers from etcd: it forgets what etcd is told to forget, and nothing at a restart."""
     arguments = ("--watch-cache=false", "--etcd-compaction-interval=0")
     server = KubernetesServer(tmp_path_factory.mktemp("uncached"), arguments=arguments)
     server.start()
