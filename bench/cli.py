@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -119,16 +118,13 @@ def _etcd(root: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _kubernetes(root: Path) -> Iterator[Path]:
     from calico_datastore_kdd.testing import KubernetesServer
+    from calico_kernel.model.crds import custom_kinds, definition
 
     server = KubernetesServer(root / "kubernetes")
     server.directory.mkdir()
     server.start()
     try:
-        kubectl = ["kubectl", f"--kubeconfig={server.kubeconfig}"]
-        crds = subprocess.run([_tool(), "crds"], capture_output=True, check=True).stdout
-        subprocess.run([*kubectl, "apply", "--server-side", "-f", "-"], input=crds, capture_output=True, check=True)
-        wait = [*kubectl, "wait", "--for=condition=Established", "crd", "--all"]
-        subprocess.run(wait, capture_output=True, check=True)
+        server.define(map(definition, custom_kinds()))
         yield _config(root, "kdd", f"kubeconfig: {server.kubeconfig}")
     finally:
         server.kill()

@@ -22,7 +22,6 @@ import ssl
 import sys
 import tempfile
 import time
-import urllib.error
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,16 +169,7 @@ class Cluster:
         self.server.start_server()
         self.server.wait_ready()
         say("defining Calico's kinds")
-        definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for info in custom_kinds():
-            self.server.request("POST", definitions, definition(info))
-        deadline = time.monotonic() + 60
-        for collection in self._mapping.every_collection():
-            while collection.path.startswith("/apis/crd.") and time.monotonic() < deadline:
-                with contextlib.suppress(urllib.error.HTTPError):
-                    self.server.request("GET", f"{collection.url()}?limit=1")
-                    break
-                time.sleep(0.1)
+        self.server.define(map(definition, custom_kinds()))
 
     def put(self, documents: Iterable[Any]) -> None:
         batch: list[tuple[bytes, bytes]] = []

@@ -24,8 +24,8 @@ from typing import Any, NoReturn
 
 from calico_kernel.errors import CalicoError, ConfigError, UnsupportedError
 from calico_kernel.host import bubble, libc
+from calico_kernel.host.programs import which
 from calico_kernel.lab.network import LabError, check_programs
-from calico_kernel.lab.servers import which
 from calico_kernel.lab.topology import Topology, decode, encode
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}")

@@ -29,9 +29,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from calico_kernel.host import libc, netns
+from calico_kernel.host.programs import which
 from calico_kernel.lab import servers
 from calico_kernel.lab.network import LabError
-from calico_kernel.lab.servers import which
 from calico_kernel.lab.topology import Host, Topology
 
 LAB = "/run/calico-lab"

@@ -17,8 +17,8 @@ from ipaddress import ip_network
 
 from calico_kernel.errors import CalicoError, UnsupportedError
 from calico_kernel.host import bubble, netns
+from calico_kernel.host.programs import which
 from calico_kernel.lab import servers
-from calico_kernel.lab.servers import which
 from calico_kernel.lab.topology import CORE, Host, Segment, Topology, router_name
 
 UPLINK = "eth0"

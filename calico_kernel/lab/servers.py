@@ -1,4 +1,5 @@
-"""The server of a lab's datastore: the programs it consists of, how it says that it is ready, how nodes reach it.
+(
+    """The server of a lab's datastore: the programs it consists of, how it says that it is ready, how nodes reach it.
 
 In:    a Topology that names a datastore with a server.
 Out:   command lines and settings, to calico_kernel.lab.hosts and .cluster. Starts nothing itself.
@@ -6,10 +7,9 @@ Owns:  ``DATASTORE_DIR`` of the lab: the servers' data, and what admits to them.
 
     etcd:        etcd, by plain HTTP.
     kubernetes:  etcd on loopback, and kube-apiserver before it, by HTTPS; nodes show the administrator's token.
-
-kube-apiserver is in no distribution's archive. It is looked for where ``KUBEBUILDER_ASSETS`` says (the convention of
-Kubernetes' own test tools), else where ``tools/kubernetes/build.sh`` puts what it builds, else in the PATH.
 """
+    ""
+)
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ import base64
 import json
 import os
 import secrets
-import shutil
-from pathlib import Path
 from typing import Any
 
 from calico_kernel.errors import UnsupportedError
+from calico_kernel.host.programs import kubernetes_assets, kubernetes_program, which
 from calico_kernel.lab.topology import Host, Topology
 
 DATASTORE_DIR = "/run/calico-lab/datastore"
@@ -39,25 +38,10 @@ _TOKENS = f"{_CLUSTER}/tokens.csv"
 _SERVICES = "10.96.0.0/16"
 
 
-def which(program: str) -> str | None:
-    """As shutil.which, also where an ordinary user's PATH does not look."""
-    return shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
-
-
-def kubernetes_program(name: str) -> str | None:
-    """Path of a program of Kubernetes, None when there is none."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    if assets:
-        return shutil.which(name, path=assets)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calico-kernel"
-    built = [path for path in cache.glob(f"kubernetes-v*/{name}") if path.parent.suffix != ".new"]
-    return str(max(built, key=lambda path: path.lstat().st_mtime)) if built else which(name)
-
-
 def check(datastore: str) -> None:
     """Raises UnsupportedError, saying how to get what no package has."""
     if datastore == "kubernetes" and kubernetes_program("kube-apiserver") is None:
-        assets = os.environ.get("KUBEBUILDER_ASSETS", "")
+        assets = kubernetes_assets()
         raise UnsupportedError(
             what="a lab on Kubernetes needs kube-apiserver"
             + (f", and KUBEBUILDER_ASSETS ({assets}) does not have it" if assets else ""),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from calico_datastore_kdd.testing import KubernetesServer
 from calico_kernel.cli import calico, calicoctl, calicoq
+from calico_kernel.model.crds import custom_kinds, definition
 
 
 class Ran(NamedTuple):
@@ -29,12 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServe
     """A real API server with our custom resources, for all tests that need one."""
     made = KubernetesServer(tmp_path_factory.mktemp("kubernetes"))
     made.start()
-    crds = subprocess.run(
-        [sys.executable, "-m", "calico_kernel.cli.calicoctl", "crds"], capture_output=True, check=True
-    )
-    kubectl = ["kubectl", f"--kubeconfig={made.kubeconfig}"]
-    subprocess.run([*kubectl, "apply", "--server-side", "-f", "-"], input=crds.stdout, capture_output=True, check=True)
-    subprocess.run([*kubectl, "wait", "--for=condition=Established", "crd", "--all"], capture_output=True, check=True)
+    made.define(map(definition, custom_kinds()))
     yield made
     made.kill()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from calico_datastore_kdd.testing import KubernetesServer
+from calico_datastore_kdd.testing import KubernetesServer, program
 from calico_kernel.cli import cluster
 from calico_kernel.cli.cluster import Pod, chosen_pods, pods_of_calico
 
@@ -129,7 +130,7 @@ def test_pods_are_known_by_namespace_or_name_and_restarts_by_their_states() -> N
 def test_kubernetes_gives_objects_events_and_descriptions_of_pods(
     ctl: Any, tmp_path: Path, server: KubernetesServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kubectl = ["kubectl", f"--kubeconfig={server.kubeconfig}"]
+    kubectl = [program("kubectl"), f"--kubeconfig={server.kubeconfig}"]
     meta = "metadata: {name: calico-node-x, namespace: calico-system}"
     subprocess.run([*kubectl, "create", "namespace", "calico-system"], check=True, capture_output=True)
     subprocess.run(
@@ -144,6 +145,7 @@ def test_kubernetes_gives_objects_events_and_descriptions_of_pods(
     subprocess.run([*kubectl, "create", "serviceaccount", "default", "-n", "calico-system"], check=False)
     subprocess.run([*kubectl, "create", "-f", "-"], input=made, text=True, check=True, capture_output=True)
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+    monkeypatch.setenv("PATH", f"{Path(kubectl[0]).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(cluster, "KUBERNETES", ("pods", "configmaps", "nosuchkind"))
     monkeypatch.setattr(cluster, "IN_NODE", (("ip-link.txt", "ip link"),))
     (tmp_path / "out").mkdir()

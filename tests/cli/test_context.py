@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from calico_datastore_kdd.testing import KubernetesServer
+from calico_datastore_kdd.testing import KubernetesServer, program
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def two(server: KubernetesServer, tmp_path: Path) -> Path:
     path.write_text(text)
 
     def config(*argv: str) -> str:
-        done = ["kubectl", "config", f"--kubeconfig={path}", *argv]
+        done = [program("kubectl"), "config", f"--kubeconfig={path}", *argv]
         return subprocess.run(done, check=True, capture_output=True, text=True).stdout.strip()
 
     current = config("current-context")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from calico_datastore_kdd.testing import KubernetesServer
+from calico_datastore_kdd.testing import KubernetesServer, program
 from calico_kernel.cli.session import Session
 from calico_kernel.model.ipam import AssignRequest
 
@@ -46,10 +46,8 @@ def on(server: KubernetesServer, config: Path) -> Iterator[KubernetesServer]:
 
 
 def kubectl(server: KubernetesServer, *argv: str, text: str = "") -> str:
-    done = subprocess.run(
-        ["kubectl", f"--kubeconfig={server.kubeconfig}", *argv], input=text, capture_output=True, text=True, check=False
-    )
-    return done.stdout
+    command = [program("kubectl"), f"--kubeconfig={server.kubeconfig}", *argv]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False).stdout
 
 
 @pytest.mark.usefixtures("on")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from calico_kernel.host import programs
 from calico_kernel.lab import cluster, servers, topology
 from calico_kernel.lab.topology import Namespace, Workload
 
@@ -35,11 +36,11 @@ def test_programs_of_kubernetes_are_those_of_kubebuilder_assets_else_the_newest_
     built = program("calico-kernel/kubernetes-v1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
-    assert servers.kubernetes_program("kube-apiserver") == str(built)
+    assert programs.kubernetes_program("kube-apiserver") == str(built)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(given.parent))
-    assert servers.kubernetes_program("kube-apiserver") == str(given)
+    assert programs.kubernetes_program("kube-apiserver") == str(given)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    assert servers.kubernetes_program("kube-apiserver") is None
+    assert programs.kubernetes_program("kube-apiserver") is None
 
 
 def test_node_is_told_the_plugin_and_where_its_server_is() -> None:

@@ -8,7 +8,6 @@ import functools
 import multiprocessing
 import random
 import time
-import urllib.error
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
@@ -28,7 +27,7 @@ from calico_ipam_blocks.ipam import BlocksIpam
 from calico_ipam_blocks.settings import BlocksSettings
 from calico_kernel.errors import DatastoreUnavailable, PoolExhausted
 from calico_kernel.hookspecs import Datastore
-from calico_kernel.model.crds import CRD_GROUP, custom_kinds, definition, names_in
+from calico_kernel.model.crds import custom_kinds, definition
 from calico_kernel.model.ipam import AllocationBlock
 from calico_kernel.model.keys import BlockQuery
 from calico_kernel.testing.faulty_proxy import BAD_NETWORK, FaultyProxy
@@ -75,28 +74,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         return
     server = KubernetesServer(tmp_path / "kubernetes")
     server.start()
-    for info in custom_kinds():
-        server.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition(info))
+    server.define(map(definition, custom_kinds()))
     for name in NODES:
         server.request("POST", "/api/v1/nodes", {"metadata": {"name": name}})
-    await_definitions(server)
     yield World(functools.partial(on_kubernetes, str(server.kubeconfig)), lambda: (server.kill(), server.start())[1])
     server.kill()
-
-
-def await_definitions(server: KubernetesServer) -> None:
-    """Until each is served."""
-    deadline = time.monotonic() + 60
-    for info in custom_kinds():
-        plural = names_in(info, CRD_GROUP)[1]
-        while True:
-            try:
-                server.request("GET", f"/apis/{CRD_GROUP}/{plural}")
-            except urllib.error.HTTPError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            else:
-                break
 
 
 def hammer(opener: Callable[[], Datastore], worker: int, journal: str, stop: Event) -> None:

@@ -169,9 +169,7 @@ def running(directory: Path, group: str) -> Iterator[Cluster]:
     try:
         kubectl = [program("kubectl"), "--kubeconfig", str(server.kubeconfig)]
         if group == NATIVE_GROUP:
-            for info in custom_kinds():
-                path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-                server.request("POST", path, definition(info, group))
+            server.define(definition(info, group) for info in custom_kinds())
         subprocess.run([*kubectl, "apply", "--server-side", "-k", str(overlay)], check=True, capture_output=True)
         subprocess.run(
             [*kubectl, "wait", "--for", "condition=Established", "crd", "--all"], check=True, capture_output=True

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import time
-import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -100,9 +99,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServ
     """With Calico's definitions, and the objects that the golden cluster had."""
     server = KubernetesServer(tmp_path_factory.mktemp("kubernetes"))
     server.start()
-    definitions = [crds.definition(info) for info in crds.custom_kinds()]
-    for document in definitions:
-        server.request("POST", DEFINITIONS, document)
+    server.define(map(crds.definition, crds.custom_kinds()))
     server.request("POST", "/api/v1/namespaces", SHOP)
     for account in (ACCOUNT, {**ACCOUNT, "metadata": {"name": "default", "namespace": "shop"}}):
         server.request("POST", "/api/v1/namespaces/shop/serviceaccounts", account)
@@ -111,22 +108,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServ
         server.request("POST", "/api/v1/nodes", node)
     server.request("POST", "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies", POLICY)
     server.request("POST", "/api/v1/namespaces/shop/pods", POD)
-    for document in definitions:
-        served(server, document)
     yield server
     server.kill()
-
-
-def served(server: KubernetesServer, document: Any) -> None:
-    path = f"/apis/{document['spec']['group']}/v1/{document['spec']['names']['plural']}"
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            server.request("GET", path)
-            return
-        except urllib.error.HTTPError:
-            assert time.monotonic() < deadline, path
-            time.sleep(0.05)
 
 
 class Places(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,17 +158,4 @@ def definition(group: Group, collection: Collection) -> dict[str, Any]:
 
 def install(server: KubernetesServer, group: Group, plurals: set[str] | None = None) -> None:
     """Install the definitions, and wait until they are served."""
-    wanted = [c for c in collections(group) if plurals is None or c.plural in plurals]
-    for collection in wanted:
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        server.request("POST", path, definition(group, collection))
-    deadline = time.monotonic() + 60
-    for collection in wanted:
-        while True:
-            try:
-                server.request("GET", collection.url())
-            except urllib.error.HTTPError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            else:
-                break
+    server.define(definition(group, c) for c in collections(group) if plurals is None or c.plural in plurals)

@@ -7,9 +7,8 @@ import json
 import random
 import subprocess
 import sys
-import time
 import urllib.error
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,30 +58,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServ
     """A server of its own: other tests find out which groups theirs serves."""
     server = KubernetesServer(tmp_path_factory.mktemp("definitions"))
     server.start()
-    for group in GROUPS:
-        for info in crds.custom_kinds():
-            server.request("POST", DEFINITIONS, crds.definition(info, group))
+    server.define(crds.definition(info, group) for group in GROUPS for info in crds.custom_kinds())
     for namespace in ("shop", "staging"):
         server.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    _await_established(server)
     yield server
     server.kill()
-
-
-def _await_established(server: KubernetesServer) -> None:
-    deadline = time.monotonic() + 60
-    while waiting := [
-        (one["metadata"]["name"], one.get("status", {}).get("conditions"))
-        for one in server.request("GET", DEFINITIONS)["items"]
-        if "True" not in _conditions(one, "Established") or "True" not in _conditions(one, "NamesAccepted")
-    ]:
-        assert time.monotonic() < deadline, waiting
-        time.sleep(0.1)
-
-
-def _conditions(definition: Mapping[str, Any], type_: str) -> list[str]:
-    found = definition.get("status", {}).get("conditions") or []  # null until the server has looked at it
-    return [condition["status"] for condition in found if condition["type"] == type_]
 
 
 def path_of(kind: str, namespace: str, group: str) -> str:

@@ -40,7 +40,6 @@ from calico_kernel.testing.datastore import collect, mark_of, names, network_set
 SETS = ResourceQuery("GlobalNetworkSet")
 EVERYTHING: Sequence[Query] = (*Calculator.queries(), BlockAffinityQuery())
 BLOCK = AllocationBlock(cidr="10.0.0.0/30", allocations=(None,) * 4, unallocated=(0, 1, 2, 3))
-Counted = tuple[KubernetesDatastore, list[str]]
 
 
 @pytest.fixture

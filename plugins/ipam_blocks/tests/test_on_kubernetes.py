@@ -4,10 +4,8 @@ custom resources there, and a node's own affinities are found by labels."""
 from __future__ import annotations
 
 import json
-import time
-import urllib.error
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -34,24 +32,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made = KubernetesServer(tmp_path_factory.mktemp("kubernetes"))
     made.start()
     try:
-        for info in custom_kinds():
-            made.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition(info))
+        made.define(map(definition, custom_kinds()))
         for name in ("n1", "n2"):
             made.request("POST", "/api/v1/nodes", {"metadata": {"name": name}})
-        for plural in KINDS:
-            served(made, plural)
         yield made
     finally:
         made.kill()
-
-
-def served(server: Any, plural: str) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with suppress(urllib.error.HTTPError):
-            server.request("GET", f"{RESOURCES}/{plural}?limit=1")
-            return
-        time.sleep(0.1)
 
 
 class Anew(BlocksIpam):

@@ -1,7 +1,7 @@
 """A real Kubernetes API server for tests, the lab and benchmarks, with an etcd of its own, on loopback.
 
-In:    the programs ``etcd`` (Debian: etcd-server) and ``kube-apiserver`` (``tools/kubernetes/build.sh``, or wherever
-       ``KUBEBUILDER_ASSETS`` says).
+In:    the programs ``etcd`` (Debian: etcd-server) and ``kube-apiserver`` (``tools/kubernetes/build.sh``), found as
+       calico_kernel.host.programs says.
 Out:   two processes, stopped by their pids. Ports are free ones, kept over restarts. ``kubeconfig`` is of an
        administrator; ``kubeconfig_for`` makes one for any user and groups, for RBAC to judge.
 """
@@ -9,8 +9,6 @@ Out:   two processes, stopped by their pids. Ports are free ones, kept over rest
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
 import ssl
@@ -18,15 +16,18 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from calico_kernel.errors import UnsupportedError
+from calico_kernel.host.programs import kubernetes_assets, kubernetes_program
 
 START_S = 120.0
+DEFINED_S = 60.0
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 def free_port() -> int:
@@ -38,20 +39,14 @@ def free_port() -> int:
 
 def program(name: str) -> str:
     """Path of a Kubernetes program. Raises UnsupportedError, saying how to get it."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    found = shutil.which(name, path=assets) if assets else _newest_built(name)
+    found = kubernetes_program(name)
     if found:
         return found
+    assets = kubernetes_assets()
     raise UnsupportedError(
         what=f"there is no program {name}" + (f" in KUBEBUILDER_ASSETS ({assets})" if assets else ""),
         todo="build it once with tools/kubernetes/build.sh, or set KUBEBUILDER_ASSETS to the directory that has it",
     )
-
-
-def _newest_built(name: str) -> str | None:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calico-kernel"
-    built = [path for path in cache.glob(f"kubernetes-v*/{name}") if path.parent.suffix != ".new"]
-    return str(max(built, key=lambda path: path.lstat().st_mtime)) if built else None
 
 
 @attrs.define
@@ -177,6 +172,24 @@ class KubernetesServer:
         with urllib.request.urlopen(request, context=context, timeout=30) as answer:
             raw = answer.read()
         return json.loads(raw) if raw.startswith(b"{") else {"text": raw.decode()}
+
+    def define(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        """Create CustomResourceDefinitions, and wait until the first version of each is served."""
+        made = list(definitions)
+        for document in made:
+            self.request("POST", DEFINITIONS, document)
+        deadline = time.monotonic() + DEFINED_S
+        for document in made:
+            spec = document["spec"]
+            path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}?limit=1"
+            while True:
+                try:
+                    self.request("GET", path)
+                    break
+                except urllib.error.HTTPError as exc:
+                    exc.close()
+                    assert time.monotonic() < deadline, path
+                time.sleep(0.05)
 
     def compact(self, revision: str = "") -> None:
         """Make etcd forget all history before a revision (now), as the API server has it do every five minutes."""
