@@ -15,16 +15,18 @@ from calico_kernel.agent import addresses
 from calico_kernel.client import Client
 from calico_kernel.client.setup import ensure_initialized
 from calico_kernel.config import AgentSettings
-from calico_kernel.errors import AlreadyExists, NotFound
+from calico_kernel.errors import AlreadyExists, DatastoreUnavailable, NotFound
 from calico_kernel.hookspecs import Datastore
 from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec
+from calico_kernel.model.keys import ResourceKey
 from calico_kernel.model.meta import ObjectMeta
 
 log = logging.getLogger(__name__)
 
 
 def register(store: Datastore, node: str, settings: AgentSettings) -> None:
-    """Raises ConfigError for a detection method that does not exist, and what the datastore raises."""
+    """Raises ConfigError for a detection method that does not exist, and what the datastore raises: also
+    DatastoreUnavailable while the Node is another system's object (Kubernetes') and that has not made it yet."""
     client = Client(store=store)
     ensure_initialized(client)
     found = addresses.read()
@@ -36,6 +38,11 @@ def register(store: Datastore, node: str, settings: AgentSettings) -> None:
             client.create(Node(metadata=ObjectMeta(name=node), spec=spec))
         except AlreadyExists:
             stored = client.get("Node", node)
+        except NotFound as exc:
+            raise DatastoreUnavailable(
+                what=f"{store.derived_from(ResourceKey('Node', '', node)) or f'Node {node}'} does not exist yet",
+                todo="start its kubelet, or give this agent the name that the kubelet registers (CALICO_NODE)",
+            ) from exc
         else:
             log.info("registered this node: %s", _said(spec))
             return
