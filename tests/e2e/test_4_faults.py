@@ -115,8 +115,9 @@ def test_deleted_node_is_forgotten_its_addresses_can_be_collected_and_it_can_com
     network.collect()
     assert not set(gone) & network.in_use()
 
+    there.start()  # before its Node exists again
+    cluster.wait("the agent to say what it waits for", lambda: "node2 does not exist yet" in there.readiness())
     node.restart_kubelet()
-    there.start()
     there.wait_ready()
     cluster.wait("the node to be Ready", lambda: "node2" in cluster.ready_nodes())
     cluster.wait("the tunnel to know it", lambda: node.address in network.on("node1").tunnel_entries())
