@@ -30,7 +30,7 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     disable_node_poll:         accepted for Calico's sake; Nodes are watched, never polled.
     qps:                       requests per second that we send at most, on average; 0 for no limit.
     burst:                     requests that may go out at once before ``qps`` holds.
-    request_timeout_s:         how long one request may take once it was sent.
+    request_timeout_s:         how long one request may take, the wait for its turn and repetitions included.
     """
 
     kubeconfig: str = ""
