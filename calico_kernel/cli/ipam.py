@@ -47,7 +47,9 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     check.add_argument("--kubeconfig", default="", metavar="FILE", help="accepted; nothing but the datastore is asked")
     release = actions.add_parser("release", help="give back an address, or what a report found to be lost")
     release.add_argument("--ip", default="", help="the address")
-    release.add_argument("--from-report", action="append", default=[], metavar="FILE", help="repeatable")
+    release.add_argument(
+        "--from-report", action="append", default=[], metavar="FILE", help="what every one of these reports calls lost"
+    )
     release.add_argument("--force", action="store_true", help="although the datastore is not locked")
     change = actions.add_parser("configure", help="change the configuration")
     change.add_argument("--strictaffinity", metavar="BOOL", help="true: nodes use their own blocks only")

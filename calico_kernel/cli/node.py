@@ -22,7 +22,7 @@ LOG_DIR = "/var/log/calico"
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    status = actions.add_parser("status", help="of the agent on this machine")
+    status = actions.add_parser("status", help="what the agent on this machine says of itself")
     status.add_argument("-o", "--output", choices=["text", "json"], default="text")
     diags = actions.add_parser("diags", help="collect what helps to find a fault of this node, as a .tar.gz")
     diags.add_argument("--log-dir", default=LOG_DIR, metavar="DIR", help=f"directory of log files, else {LOG_DIR}")
@@ -45,13 +45,11 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
             f"--ip{version}-autodetection-method", default="first-found", metavar="METHOD",
             help=f"how to find the IPv{version or 4} address",
         )  # fmt: skip
-    parser.add_argument("--no-default-ippools", action="store_true", help="do not create pools where there are none")
+    parser.add_argument("--no-default-ippools", action="store_true", help="accepted; the agent makes no pools anyway")
     parser.add_argument("--felix-config", default="", metavar="FILE", help="felix.cfg, whose [global] values count")
     parser.add_argument("--dryrun", action="store_true", help="say what would run, and run nothing")
     parser.add_argument("--init-system", action="store_true", help="say how the machine's init system runs it")
-    parser.add_argument(
-        "--log-dir", default=LOG_DIR, help="the agent logs to standard output: only Calico's own default"
-    )
+    parser.add_argument("--log-dir", default=LOG_DIR, help="accepted; the agent logs to standard error")
     parser.add_argument("--node-image", default="", help="no container is started: refused")
     parser.add_argument(
         "--backend", default="", metavar="NAME", help="none, or a routing plugin the configuration names"

@@ -1,4 +1,4 @@
-"""What both command-line programs share: a table of lazily loaded commands, plugins' commands, errors to exit status.
+"""What the command-line programs share: a table of lazily loaded commands, plugins' commands, errors to exit status.
 
 In:    a table of ``Command`` and the arguments.
 Out:   the exit status. A command's module has ``configure(name, parser)`` and ``run(name, args, session)``.
@@ -141,7 +141,7 @@ class Program(NamedTuple):
     def _parser(self, prog: str, about: str) -> argparse.ArgumentParser:
         parser = _Parser(prog=prog, description=about)
         self.common(parser)
-        _add_config(parser)
+        _add_config(parser, self.usual)
         return parser
 
     def _repeat_common(self, parser: argparse.ArgumentParser) -> None:
@@ -151,7 +151,7 @@ class Program(NamedTuple):
                 for below in action.choices.values():
                     self._repeat_common(below)
         common = _Parser(add_help=False)
-        _add_config(common)
+        _add_config(common, self.usual)
         self.common(common)
         for action in common._actions:
             if not any(option in parser._option_string_actions for option in action.option_strings):
@@ -231,12 +231,12 @@ def _show_log(level: str) -> None:
         logging.basicConfig(level=levels[level], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, usual: Sequence[str]) -> None:
     parser.add_argument(
         "-c",
         "--config",
         metavar="FILE",
-        help="configuration file; else CALICO_CONFIG, else /etc/calico/calico.yaml",
+        help="configuration file; else " + ", else ".join(["CALICO_CONFIG", *usual, "/etc/calico/calico.yaml"]),
     )
 
 
