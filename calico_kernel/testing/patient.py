@@ -12,8 +12,9 @@ The rules, which hold for every store:
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -42,6 +43,7 @@ from calico_kernel.model.keys import (
 )
 from calico_kernel.model.meta import Resource
 from calico_kernel.model.records import Event, Listing, Malformed, Record, Value
+from calico_kernel.testing.faulty_proxy import FaultyProxy
 
 T = TypeVar("T")
 SETTLE_S = 0.1
@@ -123,6 +125,19 @@ class PatientDatastore(Datastore):
                 if event.record is not None and value is not None and _same(event.record.value, value):
                     return event.record
                 there = event.record
+
+
+@contextlib.contextmanager
+def unreachable(store: PatientDatastore, proxy: FaultyProxy) -> Iterator[None]:
+    """For tests that want to see an outage: nobody connects, and calls say at once what they meet. Afterwards the
+    network is as bad as before."""
+    proxy.refuse()
+    store.patience_s, before = 0.0, store.patience_s
+    try:
+        yield
+    finally:
+        store.patience_s = before
+        proxy.accept()
 
 
 def changes_since(store: PatientDatastore, key: Key, before: Listing) -> list[Event]:

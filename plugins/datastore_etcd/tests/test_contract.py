@@ -16,7 +16,7 @@ from calico_datastore_etcd.testing import EtcdServer
 from calico_kernel.hookspecs import Datastore
 from calico_kernel.testing.datastore import SharedDatastoreContract
 from calico_kernel.testing.faulty_proxy import BAD_NETWORK, FaultyProxy
-from calico_kernel.testing.patient import PatientDatastore
+from calico_kernel.testing.patient import PatientDatastore, unreachable
 
 
 class TestEtcdDatastore(SharedDatastoreContract):
@@ -79,21 +79,9 @@ class TestEtcdThroughABadNetwork(TestEtcdDatastore):
         with contextlib.closing(EtcdDatastore(EtcdSettings(endpoints=self.server.url))) as direct:
             direct.compact()
 
-    @contextmanager
-    def _server_down(self) -> Iterator[None]:
-        """Calls say at once what they meet; afterwards the network is as bad as before."""
-        self.proxy.refuse()
-        self._store.patience_s, before = 0.0, self._store.patience_s
-        try:
-            yield
-        finally:
-            self._store.patience_s = before
-            self.proxy.accept()
-
     def outage(self, store: Datastore) -> AbstractContextManager[None]:
         assert isinstance(store, PatientDatastore)
-        self._store = store
-        return self._server_down()
+        return unreachable(store, self.proxy)
 
     def opener(self, store: Datastore) -> Callable[[], Datastore]:
         return functools.partial(patient_store, self.settings)

@@ -21,7 +21,7 @@ from calico_kernel.model.keys import Key
 from calico_kernel.model.records import Malformed, Record, Value
 from calico_kernel.testing.datastore import ALL_SETS, SharedDatastoreContract
 from calico_kernel.testing.faulty_proxy import BAD_NETWORK, FaultyProxy
-from calico_kernel.testing.patient import PatientDatastore
+from calico_kernel.testing.patient import PatientDatastore, unreachable
 
 CRD = "/apis/crd.projectcalico.org/v1"
 
@@ -132,21 +132,9 @@ class TestKubernetesThroughABadNetwork(TestKubernetesDatastore):
         store.close()
         self.proxy.close()
 
-    @contextmanager
-    def _server_down(self) -> Iterator[None]:
-        """Calls say at once what they meet; afterwards the network is as bad as before."""
-        self.proxy.refuse()
-        self._store.patience_s, before = 0.0, self._store.patience_s
-        try:
-            yield
-        finally:
-            self._store.patience_s = before
-            self.proxy.accept()
-
     def outage(self, store: Datastore) -> AbstractContextManager[None]:
         assert isinstance(store, PatientDatastore)
-        self._store = store
-        return self._server_down()
+        return unreachable(store, self.proxy)
 
     def opener(self, store: Datastore) -> Callable[[], Datastore]:
         return functools.partial(patient_store, self.settings)

@@ -21,7 +21,7 @@ from msgspec import json as mjson
 
 from calico_datastore_kdd.collection import Collection, Place, Request, Selection
 from calico_datastore_kdd.mapping.family import Family, annotating, decoded
-from calico_datastore_kdd.mapping.reading import Made, PlainReader
+from calico_datastore_kdd.mapping.reading import Made, PlainMeta, PlainReader
 from calico_kernel.model import codec
 from calico_kernel.model.endpoints import (
     Node,
@@ -66,15 +66,6 @@ _FORMATS = {
 }
 
 
-class _Meta(Wire):
-    name: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    creation_timestamp: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-    annotations: dict[str, str] = field(default_factory=dict)
-
-
 class _Spec(Wire):
     pod_cidr: str = field(default="", name="podCIDR")
     pod_cidrs: tuple[str, ...] = field(default=(), name="podCIDRs")
@@ -87,7 +78,7 @@ class _Status(Wire):
 class KubernetesNode(Wire):
     """The part of a Node that Calico looks at."""
 
-    metadata: _Meta = _Meta()
+    metadata: PlainMeta = PlainMeta()
     spec: _Spec = _Spec()
     status: _Status = _Status()
 

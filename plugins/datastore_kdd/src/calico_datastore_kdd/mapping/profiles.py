@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import field
 
 from calico_datastore_kdd.collection import Collection, Place, Selection
 from calico_datastore_kdd.mapping.family import Family
-from calico_datastore_kdd.mapping.reading import Made, PlainReader
+from calico_datastore_kdd.mapping.reading import Made, PlainMeta, PlainReader
 from calico_kernel.model import kubernetes
 from calico_kernel.model.keys import Key, Query, ResourceKey, ResourceQuery
 from calico_kernel.model.meta import ObjectMeta, Wire
@@ -29,20 +28,10 @@ from calico_kernel.model.wellknown import NAMESPACE_PROFILE_PREFIX, SERVICE_ACCO
 KIND = "Profile"
 
 
-class _Meta(Wire):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    creation_timestamp: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-    annotations: dict[str, str] = field(default_factory=dict)
-
-
 class _Labelled(Wire):
     """All that matters of either."""
 
-    metadata: _Meta = _Meta()
+    metadata: PlainMeta = PlainMeta()
 
 
 def _namespace(item: _Labelled) -> Made:
@@ -56,7 +45,7 @@ def _account(item: _Labelled) -> Made:
     return _record(kubernetes.service_account_profile(meta.namespace, meta.name, meta.labels), meta, {})
 
 
-def _record(profile: Profile, meta: _Meta, annotations: dict[str, str]) -> Made:
+def _record(profile: Profile, meta: PlainMeta, annotations: dict[str, str]) -> Made:
     made = msgspec.structs.replace(
         profile,
         metadata=ObjectMeta(

@@ -53,6 +53,18 @@ class Status(Wire):
     message: str = ""
 
 
+class PlainMeta(Wire):
+    """What most families read of an object's metadata; who manages its fields is not even decoded."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    creation_timestamp: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
 class _AnyMeta(Wire):
     name: str = ""
     namespace: str = ""

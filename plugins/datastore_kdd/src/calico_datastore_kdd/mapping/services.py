@@ -13,7 +13,7 @@ from msgspec import field
 
 from calico_datastore_kdd.collection import Collection, Place, Selection
 from calico_datastore_kdd.mapping.family import Family
-from calico_datastore_kdd.mapping.reading import Made, PlainReader
+from calico_datastore_kdd.mapping.reading import Made, PlainMeta, PlainReader
 from calico_kernel.model.endpoints import (
     LiveMigration,
     LiveMigrationSource,
@@ -38,24 +38,14 @@ _MIGRATING = frozenset(
 """Phases in which a migration concerns the network: from when the target may get its Pod."""
 
 
-class _Meta(Wire):
-    name: str = ""
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    creation_timestamp: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-    annotations: dict[str, str] = field(default_factory=dict)
-
-
 class _Service(Wire):
-    metadata: _Meta = _Meta()
+    metadata: PlainMeta = PlainMeta()
     spec: ServiceSpec = field(default_factory=ServiceSpec)
     status: ServiceStatus = field(default_factory=ServiceStatus)
 
 
 class _Slice(Wire):
-    metadata: _Meta = _Meta()
+    metadata: PlainMeta = PlainMeta()
     address_type: str = ""
     endpoints: tuple[SliceEndpoint, ...] | None = ()
     ports: tuple[SlicePort, ...] | None = ()
@@ -75,7 +65,7 @@ class _MigrationStatus(Wire):
 
 
 class _Migration(Wire):
-    metadata: _Meta = _Meta()
+    metadata: PlainMeta = PlainMeta()
     spec: _MigrationSpec = _MigrationSpec()
     status: _MigrationStatus = _MigrationStatus()
 
@@ -111,7 +101,7 @@ def _migration(item: _Migration) -> Made:
     return _made("LiveMigration", meta, LiveMigration(metadata=_meta(meta), spec=spec))
 
 
-def _meta(meta: _Meta) -> ObjectMeta:
+def _meta(meta: PlainMeta) -> ObjectMeta:
     return ObjectMeta(
         name=meta.name,
         namespace=meta.namespace,
@@ -123,7 +113,7 @@ def _meta(meta: _Meta) -> ObjectMeta:
     )
 
 
-def _made(kind: str, meta: _Meta, value: Any) -> Made:
+def _made(kind: str, meta: PlainMeta, value: Any) -> Made:
     return ResourceKey(kind, meta.namespace, meta.name), value, meta.resource_version
 
 
