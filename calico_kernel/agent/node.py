@@ -28,10 +28,11 @@ from calico_kernel.agent.loop import CalcLoop
 from calico_kernel.agent.metrics import agent_metrics
 from calico_kernel.agent.mtu import MtuFile
 from calico_kernel.agent.programmed import Programmed
-from calico_kernel.agent.registration import register
+from calico_kernel.agent.registration import Registration, register
 from calico_kernel.agent.selfreport import agent_status
 from calico_kernel.agent.status import StatusReporter
 from calico_kernel.agent.tunnels import TunnelAddresses
+from calico_kernel.agent.upkeep import Upkeep
 from calico_kernel.agent.worker import DriverWorker
 from calico_kernel.calc import Calculator
 from calico_kernel.client.lock import is_locked
@@ -79,7 +80,7 @@ class NodeAgent:
         self._workers: list[DriverWorker] = []
         self._feed: Feed | None = None
         self._loop: CalcLoop | None = None
-        self._tunnels: TunnelAddresses | None = None
+        self._upkeep: list[Upkeep] = []
         self._status: StatusReporter | None = None
         self._has_dataplane = False
         self._observers: list[EndpointObserver] = []
@@ -168,9 +169,10 @@ class NodeAgent:
         listeners: list[Callable[[Delta], None]] = [lambda _delta: self._synced.set()]
         encapsulations = [o.value for o in drivers if isinstance(o.value, EncapsulationDriver)]
         listeners.append(MtuFile(settings.state_dir, self._config.node, encapsulations).saw)
+        self._upkeep.append(Registration(self._config.node, store, settings))
         if composition.has_ipam:
-            self._tunnels = TunnelAddresses(self._config.node, store, composition.open_ipam())
-            listeners.append(self._tunnels.saw)
+            self._upkeep.append(TunnelAddresses(self._config.node, store, composition.open_ipam()))
+        listeners.extend(upkeep.saw for upkeep in self._upkeep)
         if store.keeps_status:
             self._status = StatusReporter(self._config.node, store, is_locked=self._datastore_is_locked)
             listeners.append(self._status.saw)
@@ -188,9 +190,9 @@ class NodeAgent:
 
     def _start_threads(self, stack: contextlib.ExitStack) -> None:
         assert self._loop is not None and self._feed is not None
-        threads: list[DriverWorker | TunnelAddresses | StatusReporter | CalcLoop | Feed] = [
+        threads: list[DriverWorker | Upkeep | StatusReporter | CalcLoop | Feed] = [
             *self._workers,
-            *([self._tunnels] if self._tunnels else []),
+            *self._upkeep,
             *([self._status] if self._status else []),
             self._loop,
             self._feed,
@@ -268,8 +270,8 @@ class NodeAgent:
         for worker in self._workers:
             checks.append(HealthCheck(name=worker.name, affects=READINESS, check=_converged(worker)))
             checks.append(HealthCheck(name=worker.name, affects=LIVENESS, check=_moving(worker)))
-        if self._tunnels is not None:
-            checks.append(HealthCheck(name="tunnels", affects=READINESS, check=self._tunnel_health))
+        for upkeep in self._upkeep:
+            checks.append(HealthCheck(name=upkeep.name, affects=READINESS, check=upkeep.health))
         return checks + self._plugin_checks
 
     def _lacks(self) -> Iterator[tuple[str, Lack]]:
@@ -287,10 +289,6 @@ class NodeAgent:
 
     def _datastore_is_locked(self) -> bool:
         return self._feed is not None and self._feed.state.locked
-
-    def _tunnel_health(self) -> Health:
-        trouble = self._tunnels.trouble if self._tunnels else ""
-        return Health(ok=not trouble, reason=trouble)
 
     def _loop_health(self) -> Health:
         loop = self._loop
@@ -361,7 +359,7 @@ def _not_stuck(busy_since: float | None, doing: str) -> Health:
     return Health(ok=seconds < STUCK_S, reason=f"{doing} for {seconds:.0f} s already")
 
 
-def _stop_thread(thread: DriverWorker | TunnelAddresses | StatusReporter | CalcLoop | Feed) -> None:
+def _stop_thread(thread: DriverWorker | Upkeep | StatusReporter | CalcLoop | Feed) -> None:
     thread.stop()
     thread.join(STOP_S)
     if thread.is_alive():

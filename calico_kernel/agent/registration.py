@@ -1,7 +1,8 @@
 """Make this node known: an initialised datastore, and a Node resource with the addresses that others reach it by.
 
 In:    the settings and the host's addresses.   Out: ClusterInformation, tiers, Node. Safe to repeat at every start.
-Calico: ``node/pkg/lifecycle/startup``. Fields that the configuration does not speak of stay as they are.
+Calico: ``node/pkg/lifecycle/startup``. Fields that the configuration does not speak of stay as they are. A Node that is
+deleted while its agent runs, or made anew by its kubelet, gets its addresses again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from calico_kernel.agent import addresses
+from calico_kernel.agent.upkeep import Upkeep
 from calico_kernel.client import Client
 from calico_kernel.client.setup import ensure_initialized
 from calico_kernel.config import AgentSettings
@@ -20,6 +22,7 @@ from calico_kernel.hookspecs import Datastore
 from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec
 from calico_kernel.model.keys import ResourceKey
 from calico_kernel.model.meta import ObjectMeta
+from calico_kernel.model.nodestate import Delta
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,21 @@ def register(store: Datastore, node: str, settings: AgentSettings) -> None:
             lambda node: msgspec.structs.replace(node, spec=with_addresses(node.spec, settings, found)),
         )
         log.info("this node's addresses changed: %s", _said(changed.spec))
+
+
+class Registration(Upkeep):
+    """After the first ``register``: again whenever this node's own addresses changed in the datastore, or went."""
+
+    def __init__(self, node: str, store: Datastore, settings: AgentSettings) -> None:
+        super().__init__("registration", node, store)
+        self._settings = settings
+
+    def concerns(self, delta: Delta) -> bool:
+        changed = (*delta.hosts.upserts, *delta.hosts.removes, *delta.vteps.removes)
+        return delta.full or self._node in changed
+
+    def work(self) -> None:
+        register(self._store, self._node, self._settings)
 
 
 def with_addresses(spec: NodeSpec, settings: AgentSettings, found: Iterable[addresses.NodeInterface]) -> NodeSpec:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import threading
 from collections.abc import Callable, Sequence
 
 import attrs
 import msgspec
 
 from calico_kernel import selector
-from calico_kernel.agent.feed import LOCKED
-from calico_kernel.client.lock import is_locked
-from calico_kernel.errors import CalicoError, DatastoreUnavailable, NotFound, RevisionConflict
+from calico_kernel.agent.upkeep import Upkeep
+from calico_kernel.errors import NotFound, RevisionConflict
 from calico_kernel.hookspecs import Datastore, Ipam
 from calico_kernel.model.endpoints import Node, NodeBGPSpec, NodeSpec
 from calico_kernel.model.ipam import AssignRequest
@@ -26,7 +24,6 @@ from calico_kernel.model.keys import ResourceKey, ResourceQuery
 from calico_kernel.model.names import tunnel_handle
 from calico_kernel.model.network import IPPool, IPPoolSpec
 from calico_kernel.model.nodestate import Delta
-from calico_kernel.reconcile.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -80,52 +77,18 @@ TUNNELS = (
 )
 
 
-class TunnelAddresses(threading.Thread):
-    """Works whenever pools or nodes change, and again with back-off while something fails."""
-
+class TunnelAddresses(Upkeep):
     def __init__(self, node: str, store: Datastore, ipam: Ipam) -> None:
-        super().__init__(name="tunnels", daemon=True)
-        self.trouble = ""
-        self._node, self._store, self._ipam = node, store, ipam
-        self._wake, self._stopping = threading.Event(), False
+        super().__init__("tunnels", node, store)
+        self._ipam = ipam
 
-    def saw(self, delta: Delta) -> None:
+    def concerns(self, delta: Delta) -> bool:
         own = (
             self._node in delta.hosts.upserts or self._node in delta.vteps.upserts or self._node in delta.vteps.removes
         )
-        if delta.full or delta.pools or delta.needs is not None or own:
-            self._wake.set()
+        return bool(delta.full or delta.pools or delta.needs is not None or own)
 
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-
-    def run(self) -> None:
-        backoff = Backoff(first_s=0.2, most_s=30.0)
-        wait_s: float | None = None
-        while True:
-            self._wake.wait(wait_s)
-            if self._stopping:
-                return
-            self._wake.clear()
-            try:
-                self.reconcile()
-            except CalicoError as exc:
-                if exc.what != self.trouble:
-                    log.warning("tunnel addresses: %s; trying again", exc.what)
-                self.trouble = exc.what
-                wait_s = backoff.next_s()
-            except Exception:
-                log.exception("tunnel addresses: trying again")
-                wait_s = backoff.next_s()
-            else:
-                self.trouble, wait_s = "", None
-                backoff.reset()
-
-    def reconcile(self) -> None:
-        """One pass. Raises what the datastore or IPAM raises; what was done stays. A locked one counts as away."""
-        if is_locked(self._store):
-            raise DatastoreUnavailable(what=LOCKED, todo="unlock it once its migration is done")
+    def work(self) -> None:
         records = self._store.list([ResourceQuery("IPPool")]).records
         pools = [record.value for record in records if isinstance(record.value, IPPool)]
         try:
@@ -143,7 +106,7 @@ class TunnelAddresses(threading.Thread):
         try:
             self._store.update(record.key, msgspec.structs.replace(node, spec=spec), revision=record.revision)
         except RevisionConflict:
-            self._wake.set()  # somebody else wrote the Node: look again
+            self.again()  # somebody else wrote the Node
 
     def _address(self, tunnel: Tunnel, pools: Sequence[IPPool], node: Node) -> str:
         """The address to have; assigns or releases as needed."""
