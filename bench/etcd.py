@@ -235,7 +235,7 @@ def write_live(port: int, events: int, size: int, started: Any) -> None:
         each.result()
 
 
-def measure_live(store: Any, raw: Raw, port: int, events: int, size: int) -> dict[str, Any]:
+def measure_live(store: Any, port: int, events: int, size: int) -> dict[str, Any]:
     """Events of a watch while they are written, in transactions of ``size``: what etcd can write and what we can read
     at once, on the same cores."""
     import multiprocessing
@@ -292,8 +292,8 @@ def main(argv: list[str]) -> int:
                 **measure_list(store, raw, args.endpoints),
                 **measure_swap(store, raw, args.swaps),
                 **measure_watch(store, raw, args.events),
-                **measure_live(store, raw, server.port, args.events, 1),
-                **measure_live(store, raw, server.port, args.events, 10),
+                **measure_live(store, server.port, args.events, 1),
+                **measure_live(store, server.port, args.events, 10),
             }
         finally:
             store.close()

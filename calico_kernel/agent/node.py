@@ -99,7 +99,7 @@ class NodeAgent:
             self._serve_health(stack)
             if not self._open_datastore():
                 return
-            services = self._make_parts(stack)
+            services = self._make_parts()
             self._start_threads(stack)
             while not self._stopping.is_set() and not self._synced.wait(0.5):
                 pass
@@ -144,7 +144,7 @@ class NodeAgent:
                 return True
         return False
 
-    def _make_parts(self, stack: contextlib.ExitStack) -> list[LocalService]:
+    def _make_parts(self) -> list[LocalService]:
         composition, settings = self._composition, self._settings
         self._observers += [opened.value for opened in composition.endpoint_observers(self._lend)]
         drivers = composition.open_drivers(self._lend)

@@ -20,12 +20,12 @@ from pathlib import Path
 from types import TracebackType
 
 from calico_kernel.cli.masking import masked
+from calico_kernel.host.programs import which
 
 PROGRAM_S = 30.0
 MOST_BYTES = 64 << 20
 """Of one file; of a longer one the end is kept, which is what happened last."""
 MOST_TREE_BYTES = 512 << 20
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Bundle:
@@ -64,7 +64,7 @@ class Bundle:
 
     def output(self, argv: Sequence[str], *, timeout_s: float = PROGRAM_S) -> tuple[int, str, str] | None:
         """(exit status, output, errors); None, and noted, where there is no such program or it does not end."""
-        program = shutil.which(argv[0], path=os.pathsep.join(filter(None, (os.environ.get("PATH"), SEARCH))))
+        program = which(argv[0])
         if program is None:
             self.leave_out(" ".join(argv), f"{argv[0]} is not installed")
             return None

@@ -13,13 +13,13 @@ import argparse
 import os
 import platform
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calico_kernel.errors import CalicoError
+from calico_kernel.host.programs import which
 
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 OLDEST_KERNEL = "4.18"
 """The oldest that any distribution still maintains with all that the plugins use (RHEL 8)."""
 THERE, MISSING, UNKNOWN = "OK", "MISSING", "UNKNOWN"
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SYSCTLS = (
     "net.ipv4.ip_forward",
     "net.ipv6.conf.all.forwarding",
@@ -124,8 +123,7 @@ class Host:
         return _text(self.root / "proc/sys" / name.replace(".", "/")).strip()
 
     def program(self, *names: str) -> str:
-        search = os.pathsep.join(filter(None, (os.environ.get("PATH"), SEARCH)))
-        return next((path for path in (shutil.which(name, path=search) for name in names) if path), "")
+        return next((path for path in map(which, names) if path), "")
 
 
 def run(args: argparse.Namespace, session: Session) -> int:

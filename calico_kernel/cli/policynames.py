@@ -44,9 +44,9 @@ def true_name(stored: str, raw: bytes) -> str:
         document: Any = json.loads(raw)
         metadata, tier = document.get("metadata") or {}, (document.get("spec") or {}).get("tier", "")
         named = json.loads((metadata.get("annotations") or {}).get(NAMED, "{}")).get("name", "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):  # whatever somebody stored
         return stored
-    if tier not in {"", "default"} or not stored.startswith(PREFIX) or named == stored:
+    if tier not in ("", "default") or not stored.startswith(PREFIX) or named == stored:
         return stored
     return stored.removeprefix(PREFIX) or stored
 

@@ -1,4 +1,4 @@
-"""Copy a whole datastore into another: every record that the model knows, as it is stored.
+"""Copy a whole datastore into another: every record that the model knows, as it is stored, but what agents report.
 
 In:    two open ``Datastore``s of any kind.
 Out:   the target holds what the source holds, byte for byte: uids, creation times, IPAM, fields that only a newer
@@ -109,7 +109,8 @@ class CopyReport(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def everything() -> list[Query]:
-    """Queries whose answers are all that a datastore holds: plugins' kinds too, once they are registered."""
+    """Queries whose answers are all that a datastore holds: plugins' kinds too, once they are registered. Not what
+    agents report of themselves (``keys.is_status``), which they say again wherever they are."""
     ipam: list[Query] = [BlockQuery(), BlockAffinityQuery(), HandleQuery(), IpamConfigQuery(), IpamHostQuery()]
     return [*(ResourceQuery(kind) for kind in KINDS), *ipam]
 

@@ -1,7 +1,7 @@
 """Where this machine has a program.
 
 In:    a program's name, and what the environment says.
-Out:   its path, to the lab and to the kits that start real servers.
+Out:   its path, to the lab, to diagnostics and to the kits that start real servers.
 Owns:  nothing.
 
 Kubernetes' server programs are in no distribution's archive. They are looked for where ``KUBEBUILDER_ASSETS`` says, a
@@ -15,10 +15,12 @@ import os
 import shutil
 from pathlib import Path
 
+USUAL = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 
 def which(program: str) -> str | None:
-    """As shutil.which, also where an ordinary user's PATH does not look."""
-    return shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    """As shutil.which, then also where an ordinary user's PATH does not look."""
+    return shutil.which(program, path=os.pathsep.join(filter(None, (os.environ.get("PATH"), USUAL))))
 
 
 def kubernetes_program(name: str) -> str | None:

@@ -13,6 +13,7 @@ from calico_kernel.cli import checksystem
 from calico_kernel.cli.checksystem import MISSING, THERE, UNKNOWN, Host
 from calico_kernel.cli.files import FileError
 from calico_kernel.hookspecs import HostNeed
+from calico_kernel.host import programs
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_configured_driver_that_cannot_be_made_fails(ctl: Any, config: Path, mon
     config.write_text(config.read_text() + "dataplane: {plugin: iptables, backend: nft}\n")
     ran = ctl("node", "checksystem")
     assert ran.status == 0 and ran.out.endswith("System meets minimum system requirements to run Calico!\n")
-    monkeypatch.setattr(checksystem, "SEARCH", "")
+    monkeypatch.setattr(programs, "USUAL", "")
     monkeypatch.setenv("PATH", "")
     ran = ctl("node", "checksystem")
     assert ran.status == 1 and "no program iptables-restore: nothing is enforced" in ran.out

@@ -38,6 +38,8 @@ def document(name: str, tier: str = "default", named: str | None = None, **spec:
         ("default.web", document("default.web", tier="security"), "default.web"),
         ("default.web", b"{", "default.web"),
         ("default.web", b"[]", "default.web"),
+        ("default.web", b'{"metadata":{"annotations":{"projectcalico.org/metadata":5}}}', "default.web"),
+        ("default.web", b'{"spec":{"tier":["default"]}}', "default.web"),
         ("default.", document("default."), "default."),
     ],
 )
