@@ -32,7 +32,7 @@ class SampleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def calico_plugin() -> PluginInfo:
     return PluginInfo(
         summary="Sample: every workload has an owner",
-        hook_api=(1, 0),
+        hook_api=(1, 1),
         settings=SampleSettings,
         distribution="calico-sample",
     )

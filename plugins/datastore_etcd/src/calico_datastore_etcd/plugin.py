@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def calico_plugin() -> PluginInfo:
     return PluginInfo(
         summary="etcd datastore for Calico Kernel: the keys and values that Calico keeps there",
-        hook_api=(1, 0),
+        hook_api=(1, 1),
         settings=EtcdSettings,
         distribution="calico-datastore-etcd",
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def calico_plugin() -> PluginInfo:
     return PluginInfo(
         summary="Kubernetes datastore for Calico Kernel: Calico's custom resources, and the cluster's own objects",
-        hook_api=(1, 0),
+        hook_api=(1, 1),
         settings=KubernetesSettings,
         distribution="calico-datastore-kdd",
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def calico_plugin() -> PluginInfo:
     return PluginInfo(
         summary="Embedded datastore for Calico Kernel: one SQLite file, watched across processes",
-        hook_api=(1, 0),
+        hook_api=(1, 1),
         settings=SqliteSettings,
         distribution="calico-datastore-sqlite",
     )
