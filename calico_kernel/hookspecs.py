@@ -287,7 +287,7 @@ class Datastore(abc.ABC):
     know (addresses); ``delete`` takes that back; what the object itself decides is read-only. Such a write raises
     NotFound when the object is missing and NotPermitted when nothing of it may be written."""
 
-    keeps_status: ClassVar[bool] = True
+    keeps_status: ClassVar[bool] = False
     """Whether status keys (``keys.StatusKey``) have a place here. Without one, lists and watches of them are empty."""
 
     @abc.abstractmethod

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import attrs
 
@@ -35,6 +36,8 @@ class Change:
 
 class MemoryDatastore(Datastore):
     """``calls`` counts round trips, for tests of how many an operation takes."""
+
+    keeps_status: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.available = True

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from calico_datastore_etcd import proto
 from calico_datastore_etcd.client import EtcdClient
@@ -34,6 +34,8 @@ LIST_ATTEMPTS = 3
 
 
 class EtcdDatastore(Datastore):
+    keeps_status: ClassVar[bool] = True
+
     def __init__(self, settings: EtcdSettings, log: logging.Logger | None = None) -> None:
         self._log = log or logging.getLogger(__name__)
         self._client = EtcdClient(settings, self._log)

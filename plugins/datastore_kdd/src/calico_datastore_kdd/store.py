@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Environment
 from http import HTTPStatus
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -52,8 +52,6 @@ class _OtherGroup(Exception):
 
 
 class KubernetesDatastore(Datastore):
-    keeps_status: ClassVar[bool] = False
-
     def __init__(
         self,
         settings: KubernetesSettings,

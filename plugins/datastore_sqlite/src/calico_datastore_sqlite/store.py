@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from calico_datastore_sqlite import expiry
 from calico_datastore_sqlite.database import Database
@@ -32,6 +32,8 @@ _REPLACEMENT_END = "\U0010ffff"  # sorts after every path that has the prefix
 
 
 class SqliteDatastore(Datastore):
+    keeps_status: ClassVar[bool] = True
+
     def __init__(self, settings: SqliteSettings, log: logging.Logger | None = None) -> None:
         self._log = log or logging.getLogger(__name__)
         self._settings = settings
