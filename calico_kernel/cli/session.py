@@ -106,6 +106,7 @@ def described(exc: CalicoError, resource: Any = None) -> str:
 
 def _described(exc: CalicoError, resource: Any) -> str:
     from calico_kernel.cli.files import FileError
+    from calico_kernel.client.common import AS_IT_IS
     from calico_kernel.errors import AlreadyExists, NotFound, NotPermitted, RevisionConflict, ValidationError
 
     if isinstance(exc, ValidationError):
@@ -117,7 +118,7 @@ def _described(exc: CalicoError, resource: Any) -> str:
         return f"{exc.what} with error: not found"
     if isinstance(exc, AlreadyExists):
         return f"{exc.what} with error: {exc.todo}"
-    if isinstance(exc, RevisionConflict | NotPermitted | FileError):
+    if isinstance(exc, RevisionConflict | FileError) or (isinstance(exc, NotPermitted) and exc.todo == AS_IT_IS):
         return exc.what
     return f"{exc.what}; {exc.todo}"
 

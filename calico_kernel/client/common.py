@@ -39,10 +39,14 @@ def new_uid() -> str:
     return str(uuid.uuid4())
 
 
+AS_IT_IS = "leave it as it is"
+"""What to do about an operation that is never possible; Calico's sentence for it says as much by itself."""
+
+
 def refusal(operation: str, subject: str, reason: str) -> NotPermitted:
     """``operation delete is not supported on default: ...``."""
     return NotPermitted(
         what=f"operation {operation} is not supported on {subject}: {reason}",
         kept="the stored resource",
-        todo="leave it as it is",
+        todo=AS_IT_IS,
     )

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from calico_kernel.cli.session import described
+from calico_kernel.client.common import refusal
+from calico_kernel.errors import NotPermitted
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "model" / "data"
 CASES = {case["name"]: case for case in json.loads((DATA / "refused.json").read_text())}
@@ -97,3 +101,10 @@ def test_what_is_accepted_is_warned_of_by_validate_and_explained_in_the_docs(ctl
     assert ctl("validate", "-f", "-", text=text).err.startswith("warning: ")
     documented = " ".join((ROOT / "docs" / "calicoctl.md").read_text().split())
     assert ACCEPTED[name] in documented[documented.index("Accepted as Calico accepts it") :]
+
+
+def test_who_lacks_a_right_is_told_what_to_do_and_what_is_never_possible_stands_alone() -> None:
+    lacking = NotPermitted(what="the Kubernetes API does not permit it", todo="give user 'ro' a ClusterRole")
+    assert described(lacking) == "the Kubernetes API does not permit it; give user 'ro' a ClusterRole"
+    never = refusal("delete", "Tier(default)", "cannot delete the default tier")
+    assert described(never) == "operation delete is not supported on Tier(default): cannot delete the default tier"

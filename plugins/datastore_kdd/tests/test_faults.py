@@ -457,3 +457,14 @@ def test_collection_that_cannot_be_read_at_the_moment_of_another_has_its_own_pos
     assert [event.record for event in collect(watch, bool)] == [made]
     assert list(store.list([POOLS, SETS], revision=listing.revision).records) == list(listing.records)
     watch.close()
+
+
+def test_a_datastore_that_is_closed_under_its_watch_is_reported_as_nothing_broken(
+    store: KubernetesDatastore, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = store.watch([SETS, POOLS], revision=store.list([SETS, POOLS]).revision)
+    watch.next(0.2)
+    store.close()
+    until(lambda: not any(thread.name.startswith("calico-kdd-") for thread in threading.enumerate()))
+    assert "watching" not in caplog.text
+    watch.close()

@@ -61,7 +61,8 @@ def error_of(refused: Refused, key: Key | None = None, subject: str = "") -> Dat
         return not_installed(refused)
     if code == HTTPStatus.NOT_FOUND:
         return NotFound(what=f"{about}: {said}", todo="create what it needs first")
-    if code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) and about:
+    # Without a reason it is not the API that speaks, but what serves TLS or stands before it.
+    if code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) and about and refused.status.reason:
         return ValidationError(about, _problems(refused))
     if code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or "request is too large" in said:
         return DatastoreError(what=f"{about} is too large for etcd ({said})", todo="split it into several resources")

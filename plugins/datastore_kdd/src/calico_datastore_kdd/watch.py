@@ -259,8 +259,8 @@ class Follower(threading.Thread):
             self._watch.wake()
 
     def _pause(self, trouble: CalicoError, backoff: Backoff) -> None:
-        if self._watch.closing.is_set():
-            return
+        if self._watch.closing.is_set() or self._api.closed:
+            return  # we closed it, be it with the whole datastore: nothing broke
         if self.trouble is None or type(self.trouble) is not type(trouble):
             self._log.warning("watching %s: %s", self._selection.collection.name, trouble)
         self.trouble = trouble
