@@ -200,7 +200,8 @@ def report(name: str, kind: str, outcome: Outcome) -> int:
         print("\n".join(f"{failed}: {error.rstrip()}" for error in errors), file=sys.stderr)
         return 1
     if not handled and total == 1:
-        print(f"failed to {name} '{kind}' resource: {said}", file=sys.stderr)
+        which = f"'{kind}' resource" if kind else visible(outcome.failed[0][0])
+        print(f"failed to {name} {which}: {said}", file=sys.stderr)
     elif not handled or outcome.kept:
         which = f"any '{kind}' resources" if kind else "any resources"
         print(f"failed to {name} {which}: {said}", file=sys.stderr)

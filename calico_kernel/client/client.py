@@ -92,7 +92,7 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
         if not meta.uid:
             changes["uid"] = new_uid()
         resource = unread.carried(given, with_metadata(resource, **changes))
-        with _Named(resource):
+        with _Named(resource, new=True):
             stored: R = self._value(self.store.create(key_of(resource), resource))
         return stored
 
@@ -274,16 +274,20 @@ class Client(Struct, frozen=True, kw_only=True, eq=False):
 
 
 class _Named:
-    """Says which resource an error is about, in the words of Calico's client."""
+    """Says which resource an error is about, in the words of Calico's client. ``new``: it is being created, so what is
+    not found is something else: its namespace, or the object that it would be made from."""
 
-    def __init__(self, subject: Resource | ResourceKey) -> None:
+    def __init__(self, subject: Resource | ResourceKey, *, new: bool = False) -> None:
         self.key = subject if isinstance(subject, ResourceKey) else key_of(subject)
+        self.new = new
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: object, exc: BaseException | None, _trace: object) -> None:
         name = name_of(self.key)
+        if isinstance(exc, NotFound) and self.new:
+            raise NotFound(what=f"cannot create {name}: {exc.what}", todo=exc.todo) from exc
         if isinstance(exc, NotFound):
             raise NotFound(what=f"resource does not exist: {name}", todo="correct the name, or create it") from exc
         if isinstance(exc, AlreadyExists):

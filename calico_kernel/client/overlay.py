@@ -28,6 +28,8 @@ class Overlay(Datastore):
         try:
             there = self.get(key)
         except NotFound:
+            if isinstance(key, keys.ResourceKey) and self.derived_from(key):
+                raise  # only what makes such an object can make it
             return self._write(key, value)
         raise storing.exists(key, storing.parse_revision(there.revision) or None)
 
@@ -61,6 +63,9 @@ class Overlay(Datastore):
 
     def watch(self, queries: Sequence[Query], *, revision: str) -> Watch:
         raise UnsupportedError(what="what is only tried cannot be watched", todo="watch the datastore itself")
+
+    def derived_from(self, key: Key) -> str:
+        return self._below.derived_from(key)
 
     def _required(self, key: Key, revision: str | None) -> Record:
         there = self.get(key)

@@ -58,7 +58,7 @@ def test_plugins_list_info_and_check(calico: Any) -> None:
     assert listed["dataplane", "iptables"]["configured"] is False
     assert all("problem" not in one for one in listed.values())
     info = calico("plugins", "info", "sqlite").out
-    assert "hookApi:      1.0" in info and "calico_datastore" in info and "durability" in info
+    assert "hookApi:      1.1" in info and "calico_datastore" in info and "durability" in info
     assert calico("plugins", "info", "nothing").status == 1
     assert "datastore:sqlite: fits (calico_datastore_sqlite.plugin; datastore)" in calico("plugins", "check").out
 

@@ -132,3 +132,11 @@ def test_recorded_resources_raise_no_warning_but_for_what_is_odd_in_them(ctl: An
     said = json.loads(ctl("validate", "-f", str(resources), "-o", "json").out)
     assert said["failed"] == [] and len(said["done"]) >= 27
     assert said["warnings"] == []
+
+
+def test_only_file_is_named_when_it_cannot_be_read(ctl: Any, tmp_path: Path) -> None:
+    junk = tmp_path / "junk.yaml"
+    junk.write_bytes(b"\xff\xfe")
+    ran = ctl("validate", "-f", str(junk))
+    assert ran.status == 1
+    assert str(junk) in ran.err

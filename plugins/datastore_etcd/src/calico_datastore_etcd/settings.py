@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import replace
 
 from calico_kernel.errors import ConfigError
@@ -44,8 +46,8 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     username: str = ""
     password: str = ""
     variables: bool = True
-    dial_timeout_s: float = 2.0
-    request_timeout_s: float = 10.0
+    dial_timeout_s: Annotated[float, Meta(gt=0)] = 2.0
+    request_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
 
     def addresses(self) -> list[tuple[bool, str]]:
         """(TLS?, host:port) of each endpoint; none where DNS tells them. Raises ConfigError naming the one that is

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
 from calico_kernel.errors import ConfigError
 
@@ -46,9 +47,9 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     api_group: str = ""
     use_pod_cidr: bool = False
     disable_node_poll: bool = False
-    qps: float = 100.0
-    burst: int = 200
-    request_timeout_s: float = 30.0
+    qps: Annotated[float, Meta(ge=0)] = 100.0
+    burst: Annotated[int, Meta(ge=1)] = 200
+    request_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
 
     def group(self) -> Group | None:
         """None: find out what is served. Raises ConfigError."""
