@@ -17,6 +17,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+KEPT = 16
+"""Files of so many environments."""
+
 
 class Remembered(msgspec.Struct, frozen=True):
     """``path``: each entry of the import path and its time in ns, -1 for one that does not exist. ``targets``: modules
@@ -63,8 +66,16 @@ def remember(families: Iterable[str]) -> None:
         with open(fresh, "wb") as opened:
             opened.write(msgspec.json.encode(kept))
         os.replace(fresh, file)
+        _tidy(os.path.dirname(file))
     except OSError:
         return
+
+
+def _tidy(directory: str) -> None:
+    """Environments come and go; what the oldest left goes. Raises OSError when another process does the same."""
+    found = [entry for entry in os.scandir(directory) if entry.name.startswith("plugins-")]
+    for entry in sorted(found, key=lambda entry: entry.stat().st_mtime, reverse=True)[KEPT:]:
+        os.unlink(entry.path)
 
 
 def _file() -> str:

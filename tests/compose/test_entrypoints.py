@@ -88,3 +88,16 @@ def test_remembered_module_that_is_gone_is_searched_again(make_plugin: Any) -> N
     assert "lost_plugin" in entrypoints.recall()["datastore:sometimes"]
     assert load_plugins(choices).loaded
     assert "made_plugin" in entrypoints.recall()["datastore:sometimes"]
+
+
+def test_files_of_environments_that_are_gone_do_not_pile_up(site: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "cache" / "calico-kernel"
+    directory.mkdir()
+    for number in range(entrypoints.KEPT + 5):
+        left = directory / f"plugins-{number:08x}.json"
+        left.write_text("{}")
+        os.utime(left, (number, number))
+    entrypoints.remember(FAMILIES)
+    left_over = {file.name for file in directory.iterdir()}
+    assert len(left_over) == entrypoints.KEPT
+    assert f"plugins-{0:08x}.json" not in left_over and f"plugins-{entrypoints.KEPT + 4:08x}.json" in left_over
