@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from calico_kernel.cli.output import columns, json_text
-from calico_kernel.errors import DatastoreUnavailable
 
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
@@ -35,7 +33,6 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
             shown = [(key, _text(value), origin) for key, value, origin in rows]
             print("\n".join(line.rstrip() for line in columns([("KEY", "VALUE", "FROM"), *shown]).splitlines()))
         return 0
-    _open_datastore(session)
     config = session.config
     names = [name for plugin in session.composition.plugins.loaded for name in plugin.names]
     if args.output == "json":
@@ -44,15 +41,6 @@ def run(_name: str, args: argparse.Namespace, session: Session) -> int:
         print(f"{config.path or 'no configuration file; defaults and environment'}: correct")
         print(f"node {config.node}; plugins: {', '.join(names) or 'none'}")
     return 0
-
-
-def _open_datastore(session: Session) -> None:
-    """So that its plugin checks what only it can: files that are named, settings that go together. No plugin touches
-    anything, or asks a server, before it is used. Raises ConfigError."""
-    composition = session.composition
-    if any("datastore" in plugin.choices for plugin in composition.plugins.loaded):
-        with contextlib.suppress(DatastoreUnavailable):
-            composition.open_datastore()
 
 
 def values(session: Session) -> list[tuple[str, Any, str]]:

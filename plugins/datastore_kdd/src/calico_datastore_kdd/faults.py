@@ -61,8 +61,9 @@ def error_of(refused: Refused, key: Key | None = None, subject: str = "") -> Dat
         return not_installed(refused)
     if code == HTTPStatus.NOT_FOUND:
         return NotFound(what=f"{about}: {said}", todo="create what it needs first")
-    # Without a reason it is not the API that speaks, but what serves TLS or stands before it.
-    if code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) and about and refused.status.reason:
+    # A 400 without a reason is not the API's, but of what serves TLS or stands before it.
+    wrong = code == HTTPStatus.UNPROCESSABLE_ENTITY or (code == HTTPStatus.BAD_REQUEST and refused.status.reason)
+    if wrong and about:
         return ValidationError(about, _problems(refused))
     if code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or "request is too large" in said:
         return DatastoreError(what=f"{about} is too large for etcd ({said})", todo="split it into several resources")
