@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calico_kernel.cli.output import visible
 from calico_kernel.errors import CalicoError, ValidationError
+from calico_kernel.model.wellknown import CRD_GROUP
 
 if TYPE_CHECKING:
     from calico_kernel.cli.session import Session
@@ -102,7 +103,7 @@ def _one(document: dict[str, Any], source: str, args: argparse.Namespace) -> Any
         for note in done.notes:
             print(visible(f"{source}: {note}"), file=sys.stderr)
         return done.resource
-    if document.get("apiVersion") == upgrade.CUSTOM_RESOURCES:
+    if document.get("apiVersion") == CRD_GROUP:
         document = upgrade.from_custom_resource(document)
     read = resource_from(document, args.namespace)
     return _own(read.resource) if read.converted else placed(read.resource, args.namespace)
@@ -147,7 +148,7 @@ def _elsewhere(document: dict[str, Any]) -> bool:
     return (document.get("apiVersion"), document.get("kind")) in {
         ("v1", "Service"),
         ("discovery.k8s.io/v1", "EndpointSlice"),
-        *(("crd.projectcalico.org/v1", kind) for kind in ("BlockAffinity", "IPAMBlock", "IPAMHandle")),
+        *((CRD_GROUP, kind) for kind in ("BlockAffinity", "IPAMBlock", "IPAMHandle")),
     }
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    from calico_kernel.model.crds import CRD_GROUP, GROUPS
+    from calico_kernel.model.crds import GROUPS
+    from calico_kernel.model.wellknown import CRD_GROUP
 
     parser.add_argument(
         "--group",

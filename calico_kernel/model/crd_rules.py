@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calico_kernel.model.wellknown import TIERS
+from calico_kernel.model.meta import API_VERSION
+from calico_kernel.model.wellknown import CRD_GROUP, TIERS
 
 Rule = dict[str, str]
 
@@ -465,12 +466,12 @@ OVERRIDES: Mapping[tuple[str, str], Mapping[str, Any]] = {
 definitions set; a server fills them in for those who write with kubectl, and our own client writes them itself."""
 
 GROUP_OVERRIDES: Mapping[tuple[str, str, str], Mapping[str, Any]] = {
-    ("crd.projectcalico.org/v1", "BlockAffinitySpec", "deleted"): {"type": "string", "enum": ["true", "false", ""]},
-    ("projectcalico.org/v3", "BlockAffinitySpec", "deleted"): {"type": "boolean", "default": False},
-    ("crd.projectcalico.org/v1", "IPAMConfigurationSpec", "maxBlocksPerHost"): {"maximum": 2147483647},
-    ("projectcalico.org/v3", "IPAMConfigurationSpec", "maxBlocksPerHost"): {"default": 0},
-    ("projectcalico.org/v3", "IPAMConfigurationSpec", "strictAffinity"): {"default": False},
-    ("projectcalico.org/v3", "IPAMConfigurationSpec", "autoAllocateBlocks"): {"default": True},
+    (CRD_GROUP, "BlockAffinitySpec", "deleted"): {"type": "string", "enum": ["true", "false", ""]},
+    (API_VERSION, "BlockAffinitySpec", "deleted"): {"type": "boolean", "default": False},
+    (CRD_GROUP, "IPAMConfigurationSpec", "maxBlocksPerHost"): {"maximum": 2147483647},
+    (API_VERSION, "IPAMConfigurationSpec", "maxBlocksPerHost"): {"default": 0},
+    (API_VERSION, "IPAMConfigurationSpec", "strictAffinity"): {"default": False},
+    (API_VERSION, "IPAMConfigurationSpec", "autoAllocateBlocks"): {"default": True},
 }
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from calico_kernel.model import crd_rules, crd_words
 from calico_kernel.model.crd_schema import Schema, schema_of
 from calico_kernel.model.kinds import KINDS, KindInfo
+from calico_kernel.model.meta import API_VERSION
+from calico_kernel.model.wellknown import CRD_GROUP
 
-CRD_GROUP = "crd.projectcalico.org/v1"
-"""What Calico's Kubernetes datastore keeps its data in."""
-NATIVE_GROUP = "projectcalico.org/v3"
+NATIVE_GROUP = API_VERSION
 """The same resources under their own name, without an aggregated API server between."""
 GROUPS = (CRD_GROUP, NATIVE_GROUP)
 

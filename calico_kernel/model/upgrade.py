@@ -73,7 +73,6 @@ from calico_kernel.model.validate import SelectorCheck, struct_problems
 from calico_kernel.model.wellknown import NAMESPACE_LABEL, NAMESPACE_PROFILE_PREFIX
 
 API_VERSION = "v1"
-CUSTOM_RESOURCES = "crd.projectcalico.org/v1"
 NAMESPACE_LABEL_V1 = "calico/k8s_ns"
 NAMESPACE_PROFILE_PREFIX_V1 = "k8s_ns."
 

@@ -5,7 +5,7 @@ Read by every room that fills them in, strips them or matches them. Pure; source
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 NAME_LABEL = "projectcalico.org/name"
 NAMESPACE_LABEL = "projectcalico.org/namespace"
@@ -35,3 +35,7 @@ TIERS: dict[str, tuple[float, Literal["Deny", "Pass"]]] = {
     "kube-baseline": (10_000_000, "Pass"),
 }
 """Tiers of every cluster: order and default action, which cannot be changed."""
+
+CRD_GROUP: Final = "crd.projectcalico.org/v1"
+"""What Calico's Kubernetes datastore keeps its data in, as custom resources; of their own name they are
+``meta.API_VERSION``."""

@@ -15,11 +15,12 @@ from msgspec import field
 
 from calico_kernel.model import crds, kinds
 from calico_kernel.model.crd_schema import PATTERNS
-from calico_kernel.model.crds import CRD_GROUP, GROUPS, NATIVE_GROUP
+from calico_kernel.model.crds import GROUPS, NATIVE_GROUP
 from calico_kernel.model.formats import CHECKS
 from calico_kernel.model.kinds import KINDS
 from calico_kernel.model.meta import Resource, Wire
 from calico_kernel.model.types import Must
+from calico_kernel.model.wellknown import CRD_GROUP
 
 RECORDED: dict[str, dict[str, dict[str, Any]]] = json.loads(
     (Path(__file__).parent / "data" / "crd-fields.json").read_text()

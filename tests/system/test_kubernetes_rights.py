@@ -31,9 +31,10 @@ from calico_kernel.client.setup import ensure_initialized
 from calico_kernel.compose import compose
 from calico_kernel.config import load
 from calico_kernel.host import netns as namespaces
-from calico_kernel.model.crds import CRD_GROUP, GROUPS, NATIVE_GROUP, NOT_CUSTOM, custom_kinds, definition
+from calico_kernel.model.crds import GROUPS, NATIVE_GROUP, NOT_CUSTOM, custom_kinds, definition
 from calico_kernel.model.ipam import AssignRequest
 from calico_kernel.model.kinds import public_kinds
+from calico_kernel.model.wellknown import CRD_GROUP
 
 pytestmark = pytest.mark.node
 

@@ -5,94 +5,30 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from calico_datastore_etcd.settings import EtcdSettings
-from calico_datastore_etcd.store import EtcdDatastore
 from calico_datastore_etcd.testing import EtcdServer
-from calico_datastore_sqlite.settings import SqliteSettings
-from calico_datastore_sqlite.store import SqliteDatastore
 from calico_ipam_blocks.ipam import BlocksIpam
 from calico_kernel.client import Client, ensure_initialized
 from calico_kernel.client.lock import is_locked
-from calico_kernel.client.migrate import everything
-from calico_kernel.hookspecs import Datastore
-from calico_kernel.model import codec, keys
 from calico_kernel.model.keys import ResourceKey, ResourceQuery
 from calico_kernel.model.meta import ObjectMeta
 from calico_kernel.model.network import GlobalNetworkSet, NetworkSetSpec
-from calico_kernel.model.records import Malformed
 from calico_kernel.testing.ipam import add_node, add_pool, addresses, want
+from tests.system.migration import Place, command, copied, etcd_place, load_golden, sqlite_place
 
-GOLDEN = Path(__file__).parents[1] / "model/data/etcd.jsonl"
 WAIT_S = 30.0
 
 
-class Place:
-    """One datastore: its configuration file, and how to look into it."""
-
-    def __init__(self, directory: Path, name: str, datastore: str, store: Datastore) -> None:
-        self.config = directory / f"{name}.yaml"
-        self.config.write_text(f"node: n1\ndatastore: {datastore}\nipam: blocks\n")
-        self.store = store
-
-    def contents(self) -> dict[str, bytes]:
-        return {keys.path(key): raw for key, raw in self.store.list_stored(everything())}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture
-def places(tmp_path: Path, server: EtcdServer) -> Iterator[tuple[Place, Place, Place]]:
-    server.wipe()
+def places(tmp_path: Path, etcd_server: EtcdServer) -> Iterator[tuple[Place, Place, Place]]:
     with contextlib.ExitStack() as stack:
-
-        def sqlite(name: str) -> Place:
-            path = tmp_path / f"{name}.db"
-            store = SqliteDatastore(SqliteSettings(path=str(path)))
-            stack.callback(store.close)
-            return Place(tmp_path, name, f"{{plugin: sqlite, path: {path}}}", store)
-
-        etcd = EtcdDatastore(EtcdSettings(endpoints=server.url))
-        stack.callback(etcd.close)
-        yield (
-            sqlite("first"),
-            Place(tmp_path, "etcd", f"{{plugin: etcd, endpoints: {server.url}}}", etcd),
-            sqlite("last"),
-        )
-
-
-def command(source: Place, target: Place, *more: str) -> list[str]:
-    program = [sys.executable, "-m", "calico_kernel.cli.calicoctl", "datastore", "migrate", "copy"]
-    return [*program, "--from", str(source.config), "--to", str(target.config), "--settle", "0", "-o", "json", *more]
-
-
-def copied(source: Place, target: Place, *more: str) -> Any:
-    ran = subprocess.run(command(source, target, *more), capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
-
-
-def load_golden(store: Datastore) -> None:
-    for line in GOLDEN.read_text().splitlines():
-        one = json.loads(line)
-        key = keys.parse(one["key"])
-        if key is not None:
-            value = codec.decode(key, json.dumps(one["value"]).encode())
-            assert not isinstance(value, Malformed)
-            store.create(key, value)
+        etcd = etcd_place(stack, tmp_path, etcd_server)
+        yield sqlite_place(stack, tmp_path, "first"), etcd, sqlite_place(stack, tmp_path, "last")
 
 
 def test_what_calico_stored_goes_to_etcd_and_back_key_by_key(places: tuple[Place, Place, Place]) -> None:

@@ -10,26 +10,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 import pytest
 
-from calico_datastore_etcd.settings import EtcdSettings
-from calico_datastore_etcd.store import EtcdDatastore
 from calico_datastore_etcd.testing import EtcdServer
 from calico_datastore_kdd.settings import KubernetesSettings
 from calico_datastore_kdd.store import KubernetesDatastore
 from calico_datastore_kdd.testing import KubernetesServer
-from calico_datastore_sqlite.settings import SqliteSettings
-from calico_datastore_sqlite.store import SqliteDatastore
 from calico_ipam_blocks.ipam import BlocksIpam
 from calico_kernel.client import Client, ensure_initialized, likeness
 from calico_kernel.client.lock import is_locked, lock, unlock
 from calico_kernel.client.migrate import everything
 from calico_kernel.errors import NotFound, NotPermitted
 from calico_kernel.hookspecs import Datastore
-from calico_kernel.model import codec, crds, keys, kubernetes
+from calico_kernel.model import crds, keys, kubernetes
 from calico_kernel.model.endpoints import Node, WorkloadEndpoint
 from calico_kernel.model.ipam import IpamHandle, IpamHost
 from calico_kernel.model.keys import BlockKey, HandleKey, IpamHostKey, ResourceKey, ResourceQuery
@@ -38,11 +34,11 @@ from calico_kernel.model.network import GlobalNetworkSet, NetworkSetSpec
 from calico_kernel.model.policy import NetworkPolicy, NetworkPolicySpec, Profile
 from calico_kernel.model.records import Malformed
 from calico_kernel.testing.ipam import add_node, add_pool, addresses, want
+from tests.system.migration import Place, command, copied, etcd_place, load_golden, sqlite_place
 
 if TYPE_CHECKING:
     from calico_kernel.model.records import Value
 
-GOLDEN = Path(__file__).parents[1] / "model/data/etcd.jsonl"
 SHOP = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "sales"}}}
 ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web", "namespace": "shop"}}
 POLICY = {
@@ -74,26 +70,6 @@ WAIT_S = 30.0
 POD_KEY = ResourceKey("WorkloadEndpoint", "shop", "rack1--host1-k8s-web--1-eth0")
 
 
-class Place:
-    """One datastore: its configuration file, and how to look into it."""
-
-    def __init__(self, directory: Path, name: str, datastore: str, store: Datastore) -> None:
-        self.config = directory / f"{name}.yaml"
-        self.config.write_text(f"node: n1\ndatastore: {datastore}\nipam: blocks\n")
-        self.store = store
-
-    def contents(self) -> dict[str, bytes]:
-        return {keys.path(key): raw for key, raw in self.store.list_stored(everything())}
-
-
-@pytest.fixture(scope="module")
-def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
     """With Calico's definitions, and the objects that the golden cluster had."""
@@ -121,50 +97,23 @@ class Places(NamedTuple):
 
 @pytest.fixture
 def places(tmp_path: Path, etcd_server: EtcdServer, cluster: KubernetesServer) -> Iterator[Places]:
-    etcd_server.wipe()
     with contextlib.ExitStack() as stack:
-
-        def sqlite(name: str) -> Place:
-            path = tmp_path / f"{name}.db"
-            store = SqliteDatastore(SqliteSettings(path=str(path)))
-            stack.callback(store.close)
-            return Place(tmp_path, name, f"{{plugin: sqlite, path: {path}}}", store)
-
-        etcd = EtcdDatastore(EtcdSettings(endpoints=etcd_server.url))
-        stack.callback(etcd.close)
         kube = KubernetesDatastore(KubernetesSettings(kubeconfig=str(cluster.kubeconfig)))
         stack.callback(kube.close)
         for record in kube.list(everything()).records:
             with contextlib.suppress(NotFound, NotPermitted):
                 kube.delete(record.key)
         yield Places(
-            sqlite("first"),
-            Place(tmp_path, "etcd", f"{{plugin: etcd, endpoints: {etcd_server.url}}}", etcd),
+            sqlite_place(stack, tmp_path, "first"),
+            etcd_place(stack, tmp_path, etcd_server),
             Place(tmp_path, "kubernetes", f"{{plugin: kdd, kubeconfig: {cluster.kubeconfig}}}", kube),
-            sqlite("last"),
+            sqlite_place(stack, tmp_path, "last"),
         )
 
 
-def command(source: Place, target: Place, *more: str) -> list[str]:
-    program = [sys.executable, "-m", "calico_kernel.cli.calicoctl", "datastore", "migrate", "copy"]
-    return [*program, "--from", str(source.config), "--to", str(target.config), "--settle", "0", "-o", "json", *more]
-
-
-def copied(source: Place, target: Place, *more: str) -> Any:
-    ran = subprocess.run(command(source, target, *more), capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr + ran.stdout
-    return json.loads(ran.stdout)
-
-
-def load_golden(store: Datastore) -> None:
+def load_mirrored(store: Datastore) -> None:
     """What Calico stored, and beside it what its controllers mirror, and a handle that is not all in lower case."""
-    for line in GOLDEN.read_text().splitlines():
-        one = json.loads(line)
-        key = keys.parse(one["key"])
-        if key is not None:
-            value = codec.decode(key, json.dumps(one["value"]).encode())
-            assert not isinstance(value, Malformed)
-            store.create(key, value)
+    load_golden(store)
     for document in (SHOP, ACCOUNT, POLICY):
         made = kubernetes.convert(document).resource
         store.create(keys.key_of(made), made)
@@ -174,7 +123,7 @@ def load_golden(store: Datastore) -> None:
 
 def test_golden_cluster_goes_round_all_three_datastores(places: Places) -> None:
     first, etcd, kube, last = places
-    load_golden(first.store)
+    load_mirrored(first.store)
     before = first.contents()
     copied(first, etcd)
     assert etcd.contents() == before
@@ -203,7 +152,7 @@ def test_golden_cluster_goes_round_all_three_datastores(places: Places) -> None:
 
 def test_what_the_cluster_makes_itself_becomes_records_of_their_own(places: Places) -> None:
     first, etcd, kube, _ = places
-    load_golden(first.store)
+    load_mirrored(first.store)
     copied(first, kube)
     unlock(Client(store=kube.store))
     copied(kube, etcd)
@@ -222,7 +171,7 @@ def test_what_the_cluster_makes_itself_becomes_records_of_their_own(places: Plac
 
 def test_finished_copy_into_a_cluster_repeated_changes_nothing(places: Places) -> None:
     first, _, kube, _ = places
-    load_golden(first.store)
+    load_mirrored(first.store)
     copied(first, kube)
     there = kube.contents()
     report = copied(first, kube)
@@ -233,7 +182,7 @@ def test_finished_copy_into_a_cluster_repeated_changes_nothing(places: Places) -
 
 def test_cluster_that_holds_other_resources_is_refused_and_its_own_objects_do_not_count(places: Places) -> None:
     first, _, kube, _ = places
-    load_golden(first.store)
+    load_mirrored(first.store)
     add_pool(kube.store, "theirs", "10.9.0.0/16")
     before = cluster_objects(kube)
     ran = subprocess.run(command(first, kube), capture_output=True, text=True, check=False)
@@ -276,7 +225,7 @@ def test_policy_whose_namespace_is_missing_ends_the_copy_locked_until_it_is_ther
 
 def test_person_is_told_what_the_cluster_does_not_hold_and_what_it_says_otherwise(places: Places) -> None:
     first, _, kube, _ = places
-    load_golden(first.store)
+    load_mirrored(first.store)
     add_node(first.store, "unknown")
     client = Client(store=first.store)
     node = client.get("Node", NODES[1])
@@ -346,7 +295,7 @@ def test_addresses_go_on_in_the_cluster_and_none_is_given_twice(places: Places) 
 
 def test_calicos_export_and_import_go_into_a_cluster_and_out_of_it(places: Places, tmp_path: Path) -> None:
     first, etcd, kube, last = places
-    load_golden(first.store)
+    load_mirrored(first.store)
     copied(first, etcd)
     into = migrate(kube, "import", "-f", str(exported(etcd, tmp_path / "etcd.txt")))
     assert "Successfully applied 8 IPAM resource(s)" in into and is_locked(kube.store)

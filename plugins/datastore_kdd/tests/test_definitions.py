@@ -22,11 +22,12 @@ from calico_datastore_kdd.testing import KubernetesServer, program
 from calico_kernel import selector
 from calico_kernel.model import crds, validate
 from calico_kernel.model.codec import encode
-from calico_kernel.model.crds import CRD_GROUP, GROUPS, NATIVE_GROUP
+from calico_kernel.model.crds import GROUPS, NATIVE_GROUP
 from calico_kernel.model.defaults import with_defaults
 from calico_kernel.model.documents import read_resources
 from calico_kernel.model.kinds import KINDS
 from calico_kernel.model.meta import Resource
+from calico_kernel.model.wellknown import CRD_GROUP
 from calico_kernel.testing import generators, strategies
 
 DATA = Path(__file__).parent / "data"

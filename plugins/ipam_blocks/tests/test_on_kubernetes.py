@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from calico_ipam_blocks.ipam import BlocksIpam
-from calico_kernel.errors import UnsupportedError
 from calico_kernel.hookspecs import Datastore, Ipam
 from calico_kernel.model.crds import custom_kinds, definition
 from calico_kernel.testing.ipam import IpamContract, add_node
@@ -23,12 +22,8 @@ RESOURCES = "/apis/crd.projectcalico.org/v1"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from calico_datastore_kdd.testing import KubernetesServer, program
+    from calico_datastore_kdd.testing import KubernetesServer
 
-    try:
-        program("kube-apiserver")
-    except UnsupportedError as exc:
-        pytest.skip(str(exc))
     made = KubernetesServer(tmp_path_factory.mktemp("kubernetes"))
     made.start()
     try:

@@ -21,11 +21,12 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
+from calico_kernel.model import wellknown
 from calico_kernel.model.keys import Key, Query
 from calico_kernel.model.records import Record, Value
 
 Group = Literal["crd.projectcalico.org/v1", "projectcalico.org/v3"]
-CRD_GROUP: Group = "crd.projectcalico.org/v1"
+CRD_GROUP: Group = wellknown.CRD_GROUP
 """Calico's custom resources under their first group: metadata in an annotation, uids of their own."""
 V3_GROUP: Group = "projectcalico.org/v3"
 """The same as custom resources under their own group: stored as they are."""
